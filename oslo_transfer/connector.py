@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that resolves names and opens TCP connections."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import time
+import typing
+
+from oslo_transfer import context as _context
+from oslo_transfer import exceptions
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import urlpolicy
+
+# A name with more addresses than this gets no more tried: each costs time.
+_MAX_ADDRESSES = 8
+# When to try the next address beside one that does not answer (RFC 8305).
+_STAGGER = 0.25
+
+_AddressInfo = tuple[
+    socket.AddressFamily, socket.SocketKind, int, str, typing.Any
+]
+
+
+class Connector:
+    """Resolves once, checks every address, connects to a checked one.
+
+    Thread-safe.
+
+    :param policy: what untrusted locations may reach
+    """
+
+    def __init__(self, policy: urlpolicy.UrlPolicy) -> None:
+        self.policy = policy
+
+    def connect(
+        self, host: str, port: int, ctx: _context.Context
+    ) -> socket.socket:
+        """Connect to a host.
+
+        Blocks for at most ``ctx.connect_timeout`` seconds for resolving,
+        and as long again for connecting. The socket has a timeout of one
+        tick, for waits in slices.
+
+        :param host: a host name or numeric address
+        :param port: a TCP port
+        :param ctx: its ``trusted`` says whether the policy applies
+        :raises PolicyRefused: the policy refuses one of its addresses
+        :raises Unavailable: the name does not resolve, or no address
+            takes the connection in time
+        """
+        found = self._resolve(host, port, ctx)
+        if not ctx.trusted:
+            # All of them: one good address beside a bad one is the
+            # signature of an attack, not of a mirror.
+            for info in found:
+                self.policy.check_address(host, info[4][0])
+        return _first_to_answer(found[:_MAX_ADDRESSES], host, port, ctx)
+
+    @staticmethod
+    def _resolve(
+        host: str, port: int, ctx: _context.Context
+    ) -> list[_AddressInfo]:
+        def resolve(flags: int = 0) -> list[_AddressInfo]:
+            return socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=flags
+            )
+
+        with contextlib.suppress(socket.gaierror):
+            return resolve(socket.AI_NUMERICHOST)
+        try:
+            found: list[_AddressInfo] = ctx.call(
+                resolve, f'resolving {host}', ctx.connect_timeout
+            )
+        except (socket.gaierror, UnicodeError) as exc:
+            raise exceptions.Unavailable(
+                f'{host} does not resolve: {exc}'
+            ) from exc
+        return found
+
+
+def _first_to_answer(
+    addresses: list[_AddressInfo],
+    host: str,
+    port: int,
+    ctx: _context.Context,
+) -> socket.socket:
+    """Start a connection every quarter of a second, keep the first."""
+    waiting = list(addresses)
+    reasons: list[str] = []
+    end = time.monotonic() + ctx.connect_timeout
+    next_start = 0.0
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        pending: set[socket.socket] = set()
+        while waiting or pending:
+            ctx.check()
+            now = time.monotonic()
+            if now > end:
+                reasons.append(f'no answer in {ctx.connect_timeout:g} s')
+                break
+            if waiting and (now >= next_start or not pending):
+                next_start = now + _STAGGER
+                sock = _start(waiting.pop(0), reasons)
+                if sock is not None:
+                    stack.callback(_close_unless_kept, sock, pending)
+                    pending.add(sock)
+                    selector.register(sock, selectors.EVENT_WRITE)
+            for key, _events in selector.select(
+                min(_context.TICK, _STAGGER)
+            ):
+                sock = typing.cast(socket.socket, key.fileobj)
+                selector.unregister(sock)
+                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                pending.discard(sock)
+                if error:
+                    reasons.append(os.strerror(error))
+                    sock.close()
+                    next_start = 0.0
+                    continue
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.settimeout(_context.TICK)
+                return sock
+    detail = ', '.join(dict.fromkeys(reasons)) or 'it has no address'
+    raise exceptions.Unavailable(
+        f'cannot connect to {host} port {port}: {detail}'
+    )
+
+
+def _start(info: _AddressInfo, reasons: list[str]) -> socket.socket | None:
+    family, kind, protocol, _name, address = info
+    try:
+        sock = socket.socket(family, kind, protocol)
+    except OSError as exc:
+        reasons.append(exc.strerror or str(exc))
+        return None
+    sock.setblocking(False)
+    try:
+        error = sock.connect_ex(address)
+    except OSError as exc:
+        error = exc.errno or errno.EINVAL
+    if error not in (0, errno.EINPROGRESS):
+        reasons.append(os.strerror(error))
+        sock.close()
+        return None
+    return sock
+
+
+def _close_unless_kept(
+    sock: socket.socket, pending: set[socket.socket]
+) -> None:
+    if sock in pending:
+        sock.close()

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The limits that every wait of a transfer keeps.
+
+A :class:`Context` travels with each open handle. Whoever waits, waits in
+slices of at most :data:`TICK` seconds and calls :meth:`Context.check` in
+between: that is what makes cancel work within a second whatever the peer
+does, also where sockets are green (eventlet) and cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import socket
+import sys
+import threading
+import time
+import typing
+from collections.abc import Callable
+
+from oslo_transfer import exceptions
+from oslo_transfer import limiter as _limiter
+
+if typing.TYPE_CHECKING:
+    from oslo_config import cfg
+
+    from oslo_transfer import connector as _connector
+    from oslo_transfer import credentials as _credentials
+    from oslo_transfer import endpoint as _endpoint
+
+#: The longest uninterrupted wait, in seconds.
+TICK = 0.2
+
+
+class CancelEvent(typing.Protocol):
+    """What ``cancel=`` needs to be: a ``threading.Event`` fits."""
+
+    def is_set(self) -> bool:
+        """Whether the transfer is to stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StallRule:
+    """When a peer that still talks is given up.
+
+    :ivar seconds: the length of a window of waiting
+    :ivar bytes_per_second: what a window has to bring on average
+    """
+
+    seconds: float
+    bytes_per_second: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """Deadline, stall rule, cancel, identity and network access.
+
+    Immutable; shared by all threads of one transfer.
+
+    :ivar conf: the configuration in use, with all options registered
+    :ivar connector: opens every TCP connection
+    :ivar deadline: ``time.monotonic()`` value at which the call must end
+    :ivar stall: the rule that ends a slow peer
+    :ivar connect_timeout: seconds for resolving and connecting
+    :ivar cancel: set by the caller to stop
+    :ivar stop: set by the library to stop all threads of this transfer
+    :ivar credentials: for the origin of the location in use
+    :ivar origin: the origin that the credentials belong to
+    :ivar trusted: False if the URL policy applies to the location
+    :ivar limiter: takes the transfer's bytes per second
+    :ivar start: where reading will probably begin, in bytes; a driver may
+        use it to save a request
+    """
+
+    conf: cfg.ConfigOpts
+    connector: _connector.Connector
+    stall: StallRule
+    connect_timeout: float
+    deadline: float | None = None
+    cancel: CancelEvent | None = None
+    stop: threading.Event = dataclasses.field(
+        default_factory=threading.Event
+    )
+    credentials: _credentials.Credentials | None = None
+    trusted: bool = True
+    limiter: _limiter.Limiter = dataclasses.field(
+        default_factory=_limiter.Limiter
+    )
+    start: int = 0
+
+    def check(self) -> None:
+        """Raise if the transfer has to end now.
+
+        :raises TransferCancelled: the caller cancelled, or another part
+            of the same transfer failed
+        :raises DeadlineExceeded: the deadline has passed
+        """
+        if self.cancel is not None and self.cancel.is_set():
+            raise exceptions.TransferCancelled('cancelled by the caller')
+        if self.stop.is_set():
+            raise exceptions.TransferCancelled('another part has failed')
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise exceptions.DeadlineExceeded(
+                'the deadline of the call has passed'
+            )
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, ending early only by raising what :meth:`check` raises."""
+        end = time.monotonic() + seconds
+        while True:
+            self.check()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self.stop.wait(min(left, TICK))
+
+    def call(
+        self,
+        function: Callable[[], typing.Any],
+        name: str,
+        timeout: float | None = None,
+    ) -> typing.Any:
+        """Run a call that cannot be interrupted, and stay interruptible.
+
+        The call goes on in a daemon thread of its own when the wait for it
+        ends early; use it only for what ends by itself and needs no
+        cleaning up, like name resolution or fsync.
+
+        :param name: says what it does, for the error
+        :param timeout: seconds, or None to wait for as long as it takes
+        :raises Unavailable: it took longer than ``timeout``
+        """
+        if _threads_are_green():
+            # A green thread would block its hub in C code; a real thread
+            # of eventlet's own pool does not.
+            tpool = importlib.import_module('eventlet.tpool')
+            return tpool.execute(function)
+        outcome: list[typing.Any] = []
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                outcome.append((function(), None))
+            except Exception as exc:
+                outcome.append((None, exc))
+            done.set()
+
+        started = time.monotonic()
+        threading.Thread(target=run, name=name, daemon=True).start()
+        while not done.wait(TICK):
+            self.check()
+            if timeout is not None and time.monotonic() > started + timeout:
+                raise exceptions.Unavailable(
+                    f'{name} took more than {timeout:g} seconds'
+                )
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    def connect(
+        self, endpoint: _endpoint.Endpoint, port: int
+    ) -> socket.socket:
+        """Open a TCP connection to the endpoint's host, policy applied.
+
+        :raises PolicyRefused: the URL policy refuses the host or address
+        :raises Unavailable: no address answered in time
+        """
+        return self.connector.connect(endpoint.host, port, self)
+
+    def replace(self, **changes: typing.Any) -> Context:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _threads_are_green() -> bool:
+    """Whether the host process runs under eventlet's patching."""
+    patcher: typing.Any = sys.modules.get('eventlet.patcher')
+    return patcher is not None and patcher.is_monkey_patched('thread')

@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves the bytes of a source into a sink.
+
+Worker threads each read a stream and write what comes; the thread that
+called coordinates: it tells progress, keeps the journal durable, and adds
+streams while they pay. It knows sources and sinks, and no driver.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+import typing
+from collections.abc import Sequence
+
+from oslo_transfer import claims
+from oslo_transfer import context as _context
+from oslo_transfer import digest as _digest
+from oslo_transfer import exceptions
+from oslo_transfer import growth
+from oslo_transfer import journal as _journal
+from oslo_transfer import oserrors
+from oslo_transfer import progress as _progress
+from oslo_transfer import ranges
+from oslo_transfer.drivers import base
+
+LOG = logging.getLogger(__name__)
+
+_TICK = 0.05
+_ZERO_BLOCK = 64 * 1024
+_ZEROS = bytes(_ZERO_BLOCK)
+_ZERO_BUFFER = memoryview(bytes(1 << 20))
+# Zeroing is asked for in steps, so that a cancel is noticed in between.
+_ZERO_STEP = 256 << 20
+_SPLICE = 8 << 20
+_JOIN_TIMEOUT = 5.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to copy, and how.
+
+    :ivar source: the open source, retrying and throttled
+    :ivar sink: the open sink
+    :ivar size: bytes to copy; None if only the end of the source tells
+    :ivar limit: the most bytes to take if the size is not known
+    :ivar held: ranges that the sink has already
+    :ivar digester: hashes what arrives, or None
+    :ivar taps: see each byte in order as it is written, on sinks that
+        cannot be read back
+    :ivar journal: notes what is in place, or None
+    :ivar progress: counts it
+    :ivar parallel: bytes of several requests may be joined
+    """
+
+    source: base.Source
+    sink: base.Sink
+    size: int | None
+    limit: int
+    held: ranges.RangeSet
+    digester: _digest.Digester | None
+    taps: Sequence[typing.Any]
+    journal: _journal.Journal | None
+    progress: _progress.Progress
+    parallel: bool
+
+
+class Copier:
+    """Runs one job.
+
+    :param job: what to do
+    :param ctx: the limits; its ``stop`` is set when the job fails
+    """
+
+    def __init__(self, job: Job, ctx: _context.Context) -> None:
+        group = ctx.conf.oslo_transfer
+        self._job = job
+        self._ctx = ctx
+        self._buffer_bytes: int = group.buffer_bytes
+        self._segment_bytes: int = group.segment_bytes
+        self._sync_bytes: int = group.sync_bytes
+        random_write = base.Capability.RANDOM_WRITE in job.sink.capabilities
+        self._detect_zeros: bool = group.detect_zeros and random_write
+        self._skip_zeros = random_write
+        self._splice = (
+            job.sink.fd is not None
+            and not self._detect_zeros
+            and job.digester is None
+            and not job.taps
+        )
+        self._list = claims.WorkList(
+            [(0, None)] if job.size is None else job.held.gaps(job.size)
+        )
+        self._growth = growth.Growth(
+            most=min(
+                group.max_streams, job.source.geometry.max_streams
+            )
+            if job.parallel and random_write and job.size is not None
+            else 1
+        )
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._in_place = job.held.copy()
+        self._synced = job.held.copy()
+        self._unsynced = 0
+        self._syncing: threading.Thread | None = None
+        self._workers: dict[threading.Thread, base.Stream | None] = {}
+        self._errors: list[BaseException] = []
+        self._end: int | None = None
+        #: Bytes stored at the sink: less than moved, for zeros are not.
+        self.bytes_written = 0
+        #: How the bytes moved: ``read``, ``splice`` or ``server-copy``.
+        self.method = 'read'
+
+    def run(self) -> int:
+        """Copy everything; returns the size in bytes.
+
+        Blocks until all is handed to the sink, and every thread is gone.
+
+        :raises TransferError: what stopped it
+        """
+        try:
+            self._add_worker()
+            while self._workers:
+                with self._changed:
+                    self._changed.wait(_TICK)
+                self._job.progress.tell()
+                self._reap()
+                self._ctx.check()
+                self._checkpoint()
+                self._grow()
+            if self._errors:
+                raise self._errors[0]
+        finally:
+            self._stop_all()
+        self._job.progress.tell(at_once=True)
+        if self._job.size is not None:
+            return self._job.size
+        assert self._end is not None
+        return self._end
+
+    # The coordinator
+
+    def _add_worker(self) -> None:
+        worker = threading.Thread(
+            target=self._work, name='oslo-transfer-copy', daemon=True
+        )
+        self._workers[worker] = None
+        worker.start()
+
+    def _reap(self) -> None:
+        """Forget workers that ended; give up if the last one failed."""
+        for worker in [w for w in self._workers if not w.is_alive()]:
+            del self._workers[worker]
+        if not self._errors:
+            return
+        error = self._errors[0]
+        alone = not self._workers
+        bearable = isinstance(error, exceptions.CapabilityMissing) or (
+            isinstance(error, exceptions.TransferError)
+            and error.retryable
+            and not isinstance(error, exceptions.SourceChanged)
+        )
+        if not bearable or alone:
+            raise error
+        # One stream too many for this server: the others do its part.
+        LOG.info('going on with %d streams: %s', len(self._workers), error)
+        self._errors.clear()
+        self._growth.refused()
+
+    def _grow(self) -> None:
+        streams = [s for s in self._workers.values() if s is not None]
+        with self._lock:
+            total = self._in_place.total
+        if (
+            base.Capability.RANDOM_READ in self._job.source.capabilities
+            and self._growth.wants_more(
+                streams=len(self._workers),
+                waited=[stream.waited for stream in streams],
+                total=total,
+            )
+            and self._list.can_share()
+        ):
+            self._add_worker()
+
+    def _checkpoint(self) -> None:
+        """Make what is in place durable now and then, beside the copy."""
+        if self._job.journal is None or self._unsynced < self._sync_bytes:
+            return
+        if self._syncing is not None and self._syncing.is_alive():
+            return
+        self._unsynced = 0
+        self._syncing = threading.Thread(
+            target=self._sync, name='oslo-transfer-sync', daemon=True
+        )
+        self._syncing.start()
+
+    def _sync(self) -> None:
+        assert self._job.journal is not None
+        try:
+            with self._lock:
+                safe = self._in_place.copy()
+            self._job.sink.sync()
+            with self._lock:
+                self._synced = safe
+                self._job.journal.save(self._in_place, safe, durable=True)
+        except Exception as exc:
+            with self._changed:
+                self._errors.append(exc)
+
+    def _stop_all(self) -> None:
+        if self._workers:
+            self._ctx.stop.set()
+        end = time.monotonic() + _JOIN_TIMEOUT
+        for stream in list(self._workers.values()):
+            if stream is not None:
+                stream.close()
+        threads = [*self._workers]
+        if self._syncing is not None:
+            threads.append(self._syncing)
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                LOG.warning('%s is stuck and left behind', thread.name)
+        with self._lock:
+            self._save_journal()
+
+    # A worker
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        try:
+            while (
+                claim := self._list.take(split=self._job.parallel)
+            ) is not None:
+                try:
+                    self._run_claim(claim, me)
+                except BaseException:
+                    self._list.give_back(claim)
+                    raise
+                self._list.finish(claim)
+        except BaseException as exc:
+            with self._changed:
+                self._errors.append(exc)
+        finally:
+            with self._changed:
+                self._save_journal()
+                self._changed.notify_all()
+
+    def _run_claim(
+        self, claim: claims.Claim, me: threading.Thread
+    ) -> None:
+        noted = claim.position
+        while self._list.reserve(claim, 1):
+            limit = claim.end
+            if limit is not None:
+                extent = self._next_extent(claim.position, limit)
+                if not extent.data:
+                    self._zero_claim(claim, extent.length)
+                    continue
+                limit = extent.offset + extent.length
+            stream = self._job.source.stream(
+                claim.position,
+                None if limit is None else limit - claim.position,
+            )
+            self._workers[me] = stream
+            try:
+                noted = self._copy_run(claim, stream, limit, noted)
+                if claim.end is None:
+                    break
+            finally:
+                self._workers[me] = None
+                stream.close()
+
+    def _next_extent(self, position: int, end: int) -> base.Extent:
+        if self._skip_zeros:
+            found = self._job.source.extents(position, end - position)
+            if found is not None:
+                return next(iter(found))
+        return base.Extent(position, end - position, True)
+
+    def _zero_claim(self, claim: claims.Claim, length: int) -> None:
+        while length and (
+            count := self._list.reserve(claim, min(length, _ZERO_STEP))
+        ):
+            self._ctx.check()
+            position = claim.position
+            self._zero(position, count)
+            if self._job.digester is not None:
+                self._job.digester.zeros(position, count)
+            self._advance(claim, count)
+            length -= count
+
+    def _copy_run(
+        self,
+        claim: claims.Claim,
+        stream: base.Stream,
+        limit: int | None,
+        noted: int,
+    ) -> int:
+        """Copy what one stream brings; returns what the journal knows."""
+        step = _SPLICE if self._splice else self._buffer_bytes
+        while True:
+            most = step
+            if limit is not None:
+                most = min(most, limit - claim.position)
+            most = most and self._list.reserve(claim, most)
+            if not most:
+                break
+            count = self._move(stream, claim.position, most)
+            if not count:
+                break
+            self._advance(claim, count)
+            if claim.position - noted >= self._segment_bytes:
+                noted = claim.position
+                with self._lock:
+                    self._save_journal()
+        self._check_end(stream, claim, limit)
+        return noted
+
+    def _check_end(
+        self, stream: base.Stream, claim: claims.Claim, limit: int | None
+    ) -> None:
+        if limit is None:
+            self._end = claim.position
+            claim.end = claim.position
+        elif claim.position == limit:
+            # The end is where a source notices that it was changed, or
+            # that it sends more than it said.
+            if stream.readinto(memoryview(bytearray(1))):
+                raise exceptions.ProtocolError(
+                    f'the source sends more than the {limit} bytes it said'
+                )
+        elif claim.end is not None and claim.position < claim.end:
+            raise exceptions.Unavailable(
+                f'the source ended at byte {claim.position} of {limit}'
+            )
+
+    def _move(self, stream: base.Stream, position: int, most: int) -> int:
+        if self._splice:
+            assert self._job.sink.fd is not None
+            try:
+                moved = stream.splice(self._job.sink.fd, position, most)
+            except OSError as exc:
+                raise oserrors.translate(
+                    exc, f'writing byte {position}'
+                ) from exc
+            if moved is not None:
+                self.method = 'splice'
+                with self._lock:
+                    self.bytes_written += moved
+                return moved
+            self._splice = False
+        return self._read(stream, position, min(most, self._buffer_bytes))
+
+    def _read(self, stream: base.Stream, position: int, most: int) -> int:
+        digester = self._job.digester
+        buffer = digester.buffer() if digester else self._own_buffer()
+        count = 0
+        try:
+            while count < most:
+                step = stream.readinto(buffer[count:most])
+                if not step:
+                    break
+                count += step
+            if self._job.size is None and position + count > self._limit():
+                raise exceptions.SizeMismatch(
+                    self._limit(), position + count, 'at least'
+                )
+            self._store(buffer[:count], position)
+        except BaseException:
+            if digester:
+                digester.give_back(buffer)
+            raise
+        if digester:
+            if count:
+                digester.wrote(position, buffer, count)
+            else:
+                digester.give_back(buffer)
+        return count
+
+    def _limit(self) -> int:
+        return self._job.limit
+
+    def _own_buffer(self) -> memoryview:
+        local = threading.current_thread().__dict__
+        buffer = local.get('oslo_transfer_buffer')
+        if buffer is None:
+            buffer = memoryview(bytearray(self._buffer_bytes))
+            local['oslo_transfer_buffer'] = buffer
+        return typing.cast(memoryview, buffer)
+
+    def _store(self, view: memoryview, offset: int) -> None:
+        for tap in self._job.taps:
+            tap.update(bytes(view))
+        if not self._detect_zeros:
+            self._write(view, offset)
+            return
+        # Runs of equal kind go out as one. ``startswith`` is a memcmp
+        # without a copy, and ends at the first byte that is not zero.
+        start = 0
+        was_zero = False
+        for here in range(0, len(view), _ZERO_BLOCK):
+            block = view[here : here + _ZERO_BLOCK]
+            is_zero = _ZEROS.startswith(block)
+            if is_zero != was_zero:
+                self._flush(view[start:here], offset + start, was_zero)
+                start, was_zero = here, is_zero
+        self._flush(view[start:], offset + start, was_zero)
+
+    def _flush(self, run: memoryview, offset: int, zero: bool) -> None:
+        if zero:
+            self._zero(offset, len(run))
+        elif run:
+            self._write(run, offset)
+
+    def _write(self, view: memoryview, offset: int) -> None:
+        self._job.sink.pwrite(view, offset)
+        with self._lock:
+            self.bytes_written += len(view)
+
+    def _zero(self, offset: int, length: int) -> None:
+        if self._job.sink.zeroed or self._job.sink.zero(offset, length):
+            return
+        while length:
+            step = min(length, len(_ZERO_BUFFER))
+            self._write(_ZERO_BUFFER[:step], offset)
+            offset += step
+            length -= step
+            self._ctx.check()
+
+    def _advance(self, claim: claims.Claim, count: int) -> None:
+        start = claim.position
+        self._list.advance(claim, count)
+        with self._lock:
+            self._in_place.add(start, start + count)
+            self._unsynced += count
+        self._job.progress.add(count)
+
+    def _save_journal(self) -> None:
+        """Note what is in place; the lock is held."""
+        if self._job.journal is not None:
+            self._job.journal.save(self._in_place, self._synced)

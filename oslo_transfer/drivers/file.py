@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local paths: regular files and block devices."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+import threading
+import typing
+from collections.abc import Callable, Iterator, Mapping
+
+from oslo_transfer import context as _context
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import exceptions
+from oslo_transfer import flight
+from oslo_transfer import oserrors
+from oslo_transfer.drivers import base
+from oslo_transfer.drivers import localfs
+
+_BLKZEROOUT = 0x127F  # linux/fs.h
+_DEVICE_BLOCK = 4096
+
+
+class FileDriver(base.Driver):
+    """Paths and ``file://`` URLs: regular files and block devices.
+
+    A regular file appears under its name when it is complete, by a rename
+    inside its directory. A copy within one XFS or btrfs file system can be
+    a clone, and one within a network file system is left to its server
+    where that can do it.
+    """
+
+    name = 'file'
+    schemes = ('file',)
+    capabilities = (
+        base.Capability.READ
+        | base.Capability.RANDOM_READ
+        | base.Capability.EXTENTS
+        | base.Capability.WRITE
+        | base.Capability.RANDOM_WRITE
+        | base.Capability.ATOMIC
+        | base.Capability.READBACK
+        | base.Capability.RESUME
+        | base.Capability.CLONE
+        | base.Capability.ATTACH
+        | base.Capability.LOCAL_PATH
+    )
+
+    def local_path(self, endpoint: _endpoint.Endpoint) -> str:
+        """The absolute path; symbolic links to devices are followed.
+
+        :raises InvalidEndpoint: it is a directory, a socket or the like
+        """
+        path = os.path.abspath(endpoint.path)
+        if endpoint.path.endswith('/'):
+            raise exceptions.InvalidEndpoint(f'{path}/ is a directory')
+        return path
+
+    def open_source(
+        self, endpoint: _endpoint.Endpoint, ctx: _context.Context
+    ) -> FileSource:
+        """Open a file or device for reading."""
+        return FileSource(self.local_path(endpoint), ctx)
+
+    def open_sink(
+        self,
+        endpoint: _endpoint.Endpoint,
+        ctx: _context.Context,
+        *,
+        size: int | None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> base.Sink:
+        """Open a part file, or a device, for writing."""
+        path = self.local_path(endpoint)
+        if flight.is_device(path):
+            return DeviceSink(path, size)
+        return FileSink(
+            path,
+            resume=resume,
+            overwrite=overwrite,
+            preallocate=size if ctx.conf.oslo_transfer.preallocate else 0,
+        )
+
+    def fill(
+        self,
+        endpoint: _endpoint.Endpoint,
+        part_path: str,
+        ctx: _context.Context,
+    ) -> str:
+        """Share the blocks of the file with the part file (reflink)."""
+        path = self.local_path(endpoint)
+        with (
+            oserrors.os_errors(f'reading {path}'),
+            open(path, 'rb', buffering=0) as source,
+        ):
+            if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+                raise exceptions.CapabilityMissing(
+                    f'{path} is not a regular file'
+                )
+            with open(part_path, 'r+b', buffering=0) as part:
+                return localfs.clone(source.fileno(), part.fileno())
+
+    def attach(
+        self,
+        endpoint: _endpoint.Endpoint,
+        ctx: _context.Context,
+        record: Callable[[Mapping[str, typing.Any]], None],
+    ) -> base.Attachment:
+        """A local file is readable in place as it is."""
+        path = self.local_path(endpoint)
+        with FileSource(path, ctx) as source:
+            record({})
+            return base.Attachment(
+                id='',
+                driver=self.name,
+                source=str(endpoint),
+                form='device' if flight.is_device(path) else 'path',
+                path=path,
+                size=source.size,
+            )
+
+    def detach(
+        self,
+        attachment: base.Attachment,
+        ctx: _context.Context,
+        force: bool,
+    ) -> None:
+        """Nothing was done, so nothing is left."""
+
+
+class FileSource(base.Source):
+    """A regular file or block device that is open for reading."""
+
+    capabilities = (
+        base.Capability.READ
+        | base.Capability.RANDOM_READ
+        | base.Capability.EXTENTS
+    )
+
+    def __init__(self, path: str, ctx: _context.Context) -> None:
+        self._path = path
+        self._ctx = ctx
+        with oserrors.os_errors(f'reading {path}'):
+            # A FIFO would block the open; it is refused right below.
+            self._fd = os.open(
+                path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            )
+        found = os.fstat(self._fd)
+        if stat.S_ISBLK(found.st_mode):
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._holes = False
+        elif stat.S_ISREG(found.st_mode):
+            self.size = found.st_size
+            self._holes = True
+            # The inode tells two files with equal times apart. Times are
+            # of the kernel's tick, so a change right after a change may
+            # not show: weak.
+            self.validator = base.Validator(
+                f'{found.st_dev}:{found.st_ino}:{found.st_size}:'
+                f'{found.st_mtime_ns}',
+                strong=False,
+            )
+        else:
+            os.close(self._fd)
+            raise exceptions.InvalidEndpoint(
+                f'{path} is neither a regular file nor a block device'
+            )
+        if not self._holes:
+            self.capabilities &= ~base.Capability.EXTENTS
+        # Local reads wait for nobody; a second stream only takes turns.
+        self.geometry = base.Geometry(preferred=1 << 18, max_streams=1)
+
+    def stream(self, offset: int, length: int | None) -> FileStream:
+        """Read a run of bytes."""
+        assert self.size is not None
+        end = self.size if length is None else offset + length
+        if not 0 <= offset <= end <= self.size:
+            raise exceptions.SourceChanged(
+                f'{self._path} has {self.size} bytes; {offset}..{end} were '
+                f'asked for'
+            )
+        return FileStream(self, offset, end)
+
+    def check_unchanged(self) -> None:
+        """See whether the file is still what was opened.
+
+        :raises SourceChanged: it was written to meanwhile
+        """
+        if self.validator is None:
+            return
+        found = os.fstat(self.fd)
+        if self.validator.value != (
+            f'{found.st_dev}:{found.st_ino}:{found.st_size}:'
+            f'{found.st_mtime_ns}'
+        ):
+            raise exceptions.SourceChanged(
+                f'{self._path} was written to while it was read'
+            )
+
+    @property
+    def fd(self) -> int:
+        """The open descriptor.
+
+        :raises TransferCancelled: the source was closed
+        """
+        if self._fd < 0:
+            raise exceptions.TransferCancelled(f'{self._path} was closed')
+        return self._fd
+
+    @property
+    def ctx(self) -> _context.Context:
+        """The limits to keep."""
+        return self._ctx
+
+    @property
+    def path(self) -> str:
+        """The path, for messages."""
+        return self._path
+
+    def extents(
+        self, offset: int, length: int
+    ) -> Iterator[base.Extent] | None:
+        """Holes and data as the file system tells them."""
+        if not self._holes:
+            return None
+        return localfs.extents(self.fd, offset, length)
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class FileStream(base.Stream):
+    """A run of bytes of a local file."""
+
+    def __init__(self, source: FileSource, offset: int, end: int) -> None:
+        super().__init__()
+        self._source = source
+        self._position = offset
+        self._end = end
+        self._server_copies: bool | None = None
+
+    def readinto(self, buffer: typing.Any) -> int:
+        """Read from the file."""
+        view = memoryview(buffer).cast('B')
+        view = view[: self._end - self._position]
+        if not view:
+            self._source.check_unchanged()
+            return 0
+        self._source.ctx.check()
+        with oserrors.os_errors(
+            f'reading {self._source.path} at byte {self._position}'
+        ):
+            count = os.preadv(self._source.fd, [view], self._position)
+        return self._advance(count)
+
+    def splice(self, fd: int, offset: int, count: int) -> int | None:
+        """Leave the copy to the server of a network file system."""
+        count = min(count, self._end - self._position)
+        if not count:
+            self._source.check_unchanged()
+            return 0
+        self._source.ctx.check()
+        if self._server_copies is None:
+            self._server_copies = localfs.copies_itself(
+                self._source.fd, fd
+            )
+        if not self._server_copies:
+            return None
+        copied = localfs.server_copy(
+            self._source.fd, self._position, fd, offset, count
+        )
+        return copied if copied is None else self._advance(copied)
+
+    def _advance(self, count: int) -> int:
+        if count == 0:
+            raise exceptions.SourceChanged(
+                f'{self._source.path} ends at byte {self._position}, '
+                f'{self._end} were there when it was opened'
+            )
+        self._position += count
+        return count
+
+
+class FileSink(base.Sink):
+    """A part file that becomes a regular file when it is committed."""
+
+    capabilities = (
+        base.Capability.WRITE
+        | base.Capability.RANDOM_WRITE
+        | base.Capability.ATOMIC
+        | base.Capability.READBACK
+        | base.Capability.RESUME
+    )
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        resume: bool,
+        overwrite: bool,
+        preallocate: int | None,
+    ) -> None:
+        self._path = path
+        self._part = flight.part_path(path)
+        self._overwrite = overwrite
+        self._done = False
+        with oserrors.os_errors(f'creating {self._part}'):
+            self.fd = os.open(
+                self._part,
+                os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
+                0o600,
+            )
+        try:
+            if not resume:
+                os.ftruncate(self.fd, 0)
+            if preallocate:
+                _preallocate(self.fd, preallocate)
+        except OSError as exc:
+            os.close(self.fd)
+            raise oserrors.translate(exc, f'preparing {self._part}') from exc
+        # What an earlier copy left between the ranges it vouches for may
+        # be anything: there zeros have to be made.
+        self.zeroed = not resume
+
+    @property
+    def free(self) -> int | None:
+        """Bytes that the file system can still take for this file."""
+        assert self.fd is not None
+        found = os.fstatvfs(self.fd)
+        mine = os.fstat(self.fd).st_blocks * 512
+        return found.f_bavail * found.f_frsize + mine
+
+    def pwrite(self, buffer: memoryview, offset: int) -> None:
+        """Write to the part file."""
+        assert self.fd is not None
+        _pwrite_all(self.fd, buffer, offset, self._part)
+
+    def zero(self, offset: int, length: int) -> bool:
+        """Make a hole."""
+        assert self.fd is not None
+        if self.zeroed:
+            return True
+        return localfs.punch_hole(self.fd, offset, length)
+
+    def pread(self, buffer: memoryview, offset: int) -> int:
+        """Read from the part file."""
+        assert self.fd is not None
+        with oserrors.os_errors(f'reading {self._part}'):
+            return os.preadv(self.fd, [buffer], offset)
+
+    def sync(self) -> None:
+        """Flush the part file to the disk."""
+        assert self.fd is not None
+        with oserrors.os_errors(f'flushing {self._part}'):
+            os.fsync(self.fd)
+
+    def commit(self, size: int) -> None:
+        """Give the part file its name."""
+        assert self.fd is not None
+        with oserrors.os_errors(f'completing {self._path}'):
+            if os.fstat(self.fd).st_size != size:
+                os.ftruncate(self.fd, size)
+            localfs.take_over_ownership(self.fd, self._path)
+            os.fsync(self.fd)
+            localfs.rename(self._part, self._path, self._overwrite)
+            self._done = True
+            localfs.sync_directory(os.path.dirname(self._path))
+        self._close()
+
+    def abort(self, keep: bool) -> None:
+        """Close the part file; drop it if it is not to be kept."""
+        if self.fd is None:
+            return
+        if not keep and not self._done:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, 0)
+                os.unlink(self._part)
+        self._close()
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+class DeviceSink(base.Sink):
+    """A block device, claimed for as long as it is written."""
+
+    capabilities = (
+        base.Capability.WRITE
+        | base.Capability.RANDOM_WRITE
+        | base.Capability.READBACK
+    )
+    form = 'device'
+
+    def __init__(self, path: str, size: int | None) -> None:
+        self._path = path
+        self._zeroout = threading.Event()
+        self._zeroout.set()
+        try:
+            # O_EXCL on a block device: not while it is mounted or part of
+            # something else (open(2)).
+            self.fd = os.open(
+                path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
+            )
+        except OSError as exc:
+            if exc.errno == errno.EBUSY:
+                raise exceptions.AccessDenied(
+                    f'{path} is in use (mounted, or part of another '
+                    f'device); it is not touched'
+                ) from exc
+            raise oserrors.translate(exc, f'opening {path}') from exc
+        self.capacity = os.lseek(self.fd, 0, os.SEEK_END)
+        if size is not None and size > self.capacity:
+            os.close(self.fd)
+            raise exceptions.NoSpace(
+                f'{path} has {self.capacity} bytes, {size} are needed'
+            )
+
+    def pwrite(self, buffer: memoryview, offset: int) -> None:
+        """Write to the device."""
+        assert self.fd is not None
+        _pwrite_all(self.fd, buffer, offset, self._path)
+
+    def zero(self, offset: int, length: int) -> bool:
+        """Have the kernel zero whole blocks; what it cannot is written.
+
+        BLKZEROOUT promises zeros, by discarding only where the device
+        promises them too (Documentation/block in the kernel).
+        """
+        assert self.fd is not None
+        if not self._zeroout.is_set() or (
+            offset % _DEVICE_BLOCK or length % _DEVICE_BLOCK
+        ):
+            return False
+        try:
+            fcntl.ioctl(
+                self.fd, _BLKZEROOUT, struct.pack('QQ', offset, length)
+            )
+        except OSError as exc:
+            if exc.errno in (errno.EIO, errno.ENOSPC, errno.EROFS):
+                raise oserrors.translate(
+                    exc, f'zeroing {self._path} at byte {offset}'
+                ) from exc
+            self._zeroout.clear()
+            return False
+        return True
+
+    def pread(self, buffer: memoryview, offset: int) -> int:
+        """Read from the device."""
+        assert self.fd is not None
+        with oserrors.os_errors(f'reading {self._path}'):
+            return os.preadv(self.fd, [buffer], offset)
+
+    def sync(self) -> None:
+        """Flush the device."""
+        assert self.fd is not None
+        with oserrors.os_errors(f'flushing {self._path}'):
+            os.fsync(self.fd)
+
+    def commit(self, size: int) -> None:
+        """Flush and let the device go."""
+        self.sync()
+        self.abort(keep=True)
+
+    def abort(self, keep: bool) -> None:
+        """Let the device go."""
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def _pwrite_all(
+    fd: int, buffer: memoryview, offset: int, path: str
+) -> None:
+    with oserrors.os_errors(f'writing {path} at byte {offset}'):
+        while buffer:
+            count = os.pwrite(fd, buffer, offset)
+            buffer = buffer[count:]
+            offset += count
+
+
+def _preallocate(fd: int, size: int) -> None:
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as exc:
+        # Where the file system has no such thing, the copy does without.
+        if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise

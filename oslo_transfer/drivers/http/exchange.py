@@ -1,0 +1,424 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One HTTP request and the head of its answer, on a connection of its own.
+
+``requests`` prepares what is sent; the bytes go through the library's own
+connector and watched sockets, by a transport adapter, so that the URL
+policy, the stall rule and cancel hold in every phase. Redirects are
+followed here and not by ``requests``: each target is checked, and none
+but the origin sees credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import email.utils
+import http.client
+import importlib.metadata
+import ipaddress
+import netrc
+import ssl
+import time
+import typing
+import urllib.parse
+
+import requests
+import requests.auth
+import requests.exceptions
+
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import exceptions
+from oslo_transfer import sockets
+from oslo_transfer.drivers.http import message
+
+if typing.TYPE_CHECKING:
+    from oslo_config import cfg
+
+    from oslo_transfer import context as _context
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclasses.dataclass
+class Answer:
+    """The head of an answer, and the connection with its body.
+
+    :ivar status: the status code
+    :ivar headers: the header fields
+    :ivar response: has the body, as ``http.client`` parsed its start
+    :ivar watched: the connection
+    """
+
+    status: int
+    headers: http.client.HTTPMessage
+    response: message.Response
+    watched: sockets.WatchedSocket
+
+    def close(self) -> None:
+        """Drop the connection."""
+        with contextlib.suppress(OSError, ValueError):
+            self.response.close()
+        self.watched.close()
+
+
+class Client:
+    """Sends requests for one endpoint.
+
+    Thread-safe: each request has a connection of its own.
+
+    :param endpoint: where the first request goes
+    :param ctx: the limits, and the credentials for the endpoint's origin
+    """
+
+    def __init__(
+        self, endpoint: _endpoint.Endpoint, ctx: _context.Context
+    ) -> None:
+        self._endpoint = endpoint
+        self._ctx = ctx
+        self._options: cfg.GroupAttr = ctx.conf.oslo_transfer_http
+
+    def open(
+        self,
+        method: str,
+        headers: typing.Mapping[str, str],
+        *,
+        expect_continue: bool = False,
+    ) -> Answer | sockets.WatchedSocket:
+        """Send a request without a body and follow redirects.
+
+        :param expect_continue: a body will follow; returns the connection
+            to send it on once the server wants it
+        :returns: the answer, whatever its status, redirects excepted
+        :raises PolicyRefused: a redirect leads where it must not
+        :raises AccessDenied: the server asks for credentials, and there
+            are none that are newer
+        :raises Unavailable: the connection broke
+        """
+        here = self._endpoint.without_userinfo()
+        own = True
+        refreshed = False
+        for _hop in range(self._options.max_redirects + 1):
+            answer = self._send(
+                method, here, headers, own, expect_continue
+            )
+            if isinstance(answer, sockets.WatchedSocket):
+                return answer
+            if answer.status == 401 and own and not refreshed:
+                refreshed = True
+                answer.close()
+                if self._refresh():
+                    answer = self._send(
+                        method, here, headers, own, expect_continue
+                    )
+                    if isinstance(answer, sockets.WatchedSocket):
+                        return answer
+                else:
+                    raise exceptions.AccessDenied(
+                        f'{self._endpoint}: the server answers 401 '
+                        f'{answer.response.reason}; check the credentials'
+                    )
+            if answer.status not in _REDIRECTS:
+                return answer
+            target = answer.headers.get('Location')
+            answer.close()
+            there = self._redirect(here, target)
+            own = own and there.origin == here.origin
+            here = there
+        raise exceptions.ProtocolError(
+            f'{self._endpoint}: more than {self._options.max_redirects} '
+            f'redirects'
+        )
+
+    def _refresh(self) -> bool:
+        credentials = self._ctx.credentials
+        return credentials is not None and credentials.refresh()
+
+    def _redirect(
+        self, here: _endpoint.Endpoint, target: str | None
+    ) -> _endpoint.Endpoint:
+        if not target:
+            raise exceptions.ProtocolError(
+                f'{self._endpoint}: a redirect without a target'
+            )
+        try:
+            there = _endpoint.parse(
+                urllib.parse.urljoin(here.url(), target)
+            ).without_userinfo()
+        except ValueError as exc:
+            raise exceptions.ProtocolError(
+                f'{self._endpoint}: a redirect to a malformed URL'
+            ) from exc
+        if there.scheme not in ('http', 'https'):
+            raise exceptions.PolicyRefused(
+                f'{self._endpoint}: a redirect to the scheme '
+                f'"{there.scheme}" is never followed'
+            )
+        if here.scheme == 'https' and there.scheme == 'http':
+            raise exceptions.PolicyRefused(
+                f'{self._endpoint}: a redirect from https to http is never '
+                f'followed'
+            )
+        if there.origin != self._endpoint.origin:
+            self._ctx.connector.policy.check_endpoint(there)
+        return there
+
+    def _send(
+        self,
+        method: str,
+        endpoint: _endpoint.Endpoint,
+        headers: typing.Mapping[str, str],
+        own: bool,
+        expect_continue: bool,
+    ) -> Answer | sockets.WatchedSocket:
+        trusted = self._ctx.trusted and (
+            endpoint.origin == self._endpoint.origin
+        )
+        prepared = self._prepare(method, endpoint, headers, own)
+        if expect_continue:
+            prepared.headers['Expect'] = '100-continue'
+        watched, target = self._connect(
+            endpoint, self._ctx.replace(trusted=trusted), own, prepared
+        )
+        try:
+            connection = http.client.HTTPConnection(
+                endpoint.host, endpoint.port
+            )
+            connection.sock = watched  # type: ignore[assignment]
+            # http.client refuses control characters in all of these.
+            connection.putrequest(
+                method, target, skip_host=True, skip_accept_encoding=True
+            )
+            for name, value in prepared.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            response = message.Response(watched, method)
+            if expect_continue and not response.arrived_within(1.0):
+                return watched
+            try:
+                response.read_head()
+            except message.Continue:
+                return watched
+            return Answer(
+                response.status, response.headers, response, watched
+            )
+        except (http.client.HTTPException, ValueError) as exc:
+            watched.close()
+            raise message.translate(exc, str(self._endpoint)) from exc
+        except BaseException:
+            watched.close()
+            raise
+
+    def _prepare(
+        self,
+        method: str,
+        endpoint: _endpoint.Endpoint,
+        headers: typing.Mapping[str, str],
+        own: bool,
+    ) -> requests.PreparedRequest:
+        mine: dict[str, str] = {
+            'Host': endpoint.netloc,
+            'User-Agent': 'oslo.transfer/'
+            + importlib.metadata.version('oslo.transfer'),
+            'Accept-Encoding': 'identity',
+            'Connection': 'close',
+            **headers,
+        }
+        login: tuple[str, str] | None = None
+        if own:
+            login = self._login()
+            if self._ctx.credentials is not None:
+                mine.update(self._ctx.credentials.headers())
+        try:
+            return requests.Request(
+                method,
+                endpoint.url(),
+                headers=mine,
+                auth=requests.auth.HTTPBasicAuth(
+                    *(part.encode() for part in login)
+                )
+                if login
+                else None,
+            ).prepare()
+        except requests.exceptions.RequestException as exc:
+            raise exceptions.ConfigurationError(
+                f'{self._endpoint}: a request cannot be made of it '
+                f'({type(exc).__name__})'
+            ) from None
+
+    def _login(self) -> tuple[str, str] | None:
+        if self._ctx.credentials is not None:
+            login = self._ctx.credentials.login()
+            if login is not None:
+                return login
+        if self._endpoint.username is not None:
+            return self._endpoint.username, self._endpoint.password or ''
+        path = self._options.netrc_file
+        if not path:
+            return None
+        try:
+            found = netrc.netrc(path).authenticators(self._endpoint.host)
+        except (OSError, netrc.NetrcParseError) as exc:
+            raise exceptions.ConfigurationError(
+                f'[oslo_transfer_http] netrc_file: {exc}'
+            ) from exc
+        return (found[0], found[2] or '') if found else None
+
+    # Connecting
+
+    def _connect(
+        self,
+        endpoint: _endpoint.Endpoint,
+        ctx: _context.Context,
+        own: bool,
+        prepared: requests.PreparedRequest,
+    ) -> tuple[sockets.WatchedSocket, str]:
+        """A connection, and what to ask for on it."""
+        port = endpoint.port or _endpoint.DEFAULT_PORTS[endpoint.scheme]
+        proxy = self._proxy(endpoint)
+        target = typing.cast(str, prepared.path_url)
+        if proxy is None:
+            watched = sockets.WatchedSocket(
+                ctx.connect(endpoint, port), ctx
+            )
+        else:
+            if not ctx.trusted:
+                raise exceptions.PolicyRefused(
+                    f'{endpoint.host} would be reached by a proxy, where '
+                    f'untrusted URLs and redirects cannot be checked; see '
+                    f'[oslo_transfer_http] no_proxy'
+                )
+            watched = sockets.WatchedSocket(
+                ctx.connect(proxy, proxy.port or 3128), ctx
+            )
+        try:
+            if proxy is not None and endpoint.scheme == 'https':
+                self._tunnel(watched, proxy, endpoint.host, port)
+            elif proxy is not None:
+                target = f'http://{endpoint.netloc}{target}'
+                prepared.headers.update(_proxy_headers(proxy))
+            if endpoint.scheme == 'https':
+                watched.handshake(self._tls(own), endpoint.host)
+        except BaseException:
+            watched.close()
+            raise
+        return watched, target
+
+    def _proxy(
+        self, endpoint: _endpoint.Endpoint
+    ) -> _endpoint.Endpoint | None:
+        url = self._options[f'{endpoint.scheme}_proxy']
+        if not url or any(
+            _matches(endpoint.host, rule) for rule in self._options.no_proxy
+        ):
+            return None
+        proxy = _endpoint.parse(url)
+        if proxy.scheme != 'http':
+            raise exceptions.ConfigurationError(
+                f'[oslo_transfer_http] {endpoint.scheme}_proxy must be an '
+                f'http URL'
+            )
+        return proxy
+
+    def _tunnel(
+        self,
+        watched: sockets.WatchedSocket,
+        proxy: _endpoint.Endpoint,
+        host: str,
+        port: int,
+    ) -> None:
+        there = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
+        lines = [f'CONNECT {there} HTTP/1.1', f'Host: {there}']
+        lines += [f'{k}: {v}' for k, v in _proxy_headers(proxy).items()]
+        watched.sendall('\r\n'.join([*lines, '', '']).encode())
+        response = message.Response(watched, 'CONNECT')
+        response.read_head()
+        if response.status == 407:
+            raise exceptions.AccessDenied(
+                f'the proxy {proxy} wants other credentials (407)'
+            )
+        if response.status != 200:
+            raise exceptions.Unavailable(
+                f'the proxy {proxy} answers {response.status} '
+                f'{response.reason}'
+            )
+
+    def _tls(self, own: bool) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(
+                cafile=self._options.ca_file
+            )
+            if own and self._options.cert_file:
+                context.load_cert_chain(
+                    self._options.cert_file, self._options.key_file
+                )
+        except (OSError, ssl.SSLError) as exc:
+            raise exceptions.ConfigurationError(
+                f'[oslo_transfer_http] ca_file, cert_file or key_file '
+                f'cannot be used: {exc}'
+            ) from exc
+        return context
+
+
+def _proxy_headers(proxy: _endpoint.Endpoint) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    prepared = requests.Request('GET', proxy.url()).prepare()
+    requests.auth.HTTPProxyAuth(
+        proxy.username.encode(), (proxy.password or '').encode()
+    )(prepared)
+    return {
+        'Proxy-Authorization': prepared.headers['Proxy-Authorization']
+    }
+
+
+def _matches(host: str, rule: str) -> bool:
+    rule = rule.strip().lower()
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(
+            rule, strict=False
+        )
+    except ValueError:
+        return host == rule.lstrip('.') or host.endswith(
+            '.' + rule.lstrip('.')
+        )
+
+
+def error_for(
+    status: int,
+    reason: str,
+    headers: typing.Mapping[str, str],
+    where: str,
+) -> exceptions.TransferError:
+    """The error that a status code stands for."""
+    text = f'{where}: the server answers {status} {reason}'.rstrip()
+    error: exceptions.TransferError
+    if status in (401, 403):
+        error = exceptions.AccessDenied(text)
+    elif status == 407:
+        error = exceptions.AccessDenied(f'{text} (the proxy)')
+    elif status in (404, 410):
+        error = exceptions.NotFound(text)
+    elif status in (409, 412):
+        error = exceptions.AlreadyExists(text)
+    elif status in (413, 507):
+        error = exceptions.NoSpace(text)
+    elif status in (408, 425, 429) or status >= 500:
+        error = exceptions.Unavailable(text)
+        error.retry_after = retry_after(headers.get('Retry-After'))
+    else:
+        error = exceptions.ProtocolError(text)
+    return error
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds to wait: a number or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+        return max(0.0, when.timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

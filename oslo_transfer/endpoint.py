@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A parsed URL whose text form never shows a secret.
+
+One parser serves the policy check and the connection, so that both speak
+about the same host (RFC 3986; no WHATWG leniency).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+import urllib.parse
+
+from oslo_transfer import exceptions
+
+_SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*):')
+# Never legal in a URL: control characters, white space, and the backslash
+# that some parsers take for a slash.
+_FORBIDDEN = re.compile(r'[\x00-\x20\x7f\\]')
+_MAX_LENGTH = 64 * 1024
+
+DEFAULT_PORTS = {'http': 80, 'https': 443}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Endpoint:
+    """One end of a transfer: a scheme and what it names.
+
+    :ivar scheme: lower-case URL scheme; ``file`` for paths
+    :ivar host: lower-case ASCII host name or bare IP address, '' for none
+    :ivar port: TCP port, or None where the URL names none
+    :ivar path: for ``file`` the decoded local path, else the URL's path as
+        it was written
+    :ivar query: what stood behind ``?``, undecoded; a secret
+    :ivar username: decoded user name, or None; a secret
+    :ivar password: decoded password, or None; a secret
+    """
+
+    scheme: str
+    host: str = ''
+    port: int | None = None
+    path: str = ''
+    query: str | None = None
+    username: str | None = None
+    password: str | None = None
+
+    @property
+    def netloc(self) -> str:
+        """The host and port as they stand in a URL, without userinfo."""
+        host = f'[{self.host}]' if ':' in self.host else self.host
+        return host if self.port is None else f'{host}:{self.port}'
+
+    @property
+    def origin(self) -> tuple[str, str, int | None]:
+        """What credentials are bound to: scheme, host and port."""
+        return (
+            self.scheme,
+            self.host,
+            self.port or DEFAULT_PORTS.get(self.scheme),
+        )
+
+    @property
+    def request_target(self) -> str:
+        """The path and query as they are sent; holds the query's secrets."""
+        path = self.path or '/'
+        return path if self.query is None else f'{path}?{self.query}'
+
+    def url(self) -> str:
+        """The URL to connect to, without userinfo; never log it."""
+        return f'{self.scheme}://{self.netloc}{self.request_target}'
+
+    def without_userinfo(self) -> Endpoint:
+        """The same endpoint with no login in it."""
+        return dataclasses.replace(self, username=None, password=None)
+
+    def __str__(self) -> str:
+        if self.scheme == 'file':
+            return self.path
+        userinfo = '***@' if self.username is not None else ''
+        query = '?***' if self.query is not None else ''
+        return f'{self.scheme}://{userinfo}{self.netloc}{self.path}{query}'
+
+    def __repr__(self) -> str:
+        return f'<Endpoint {self}>'
+
+
+def parse(text: str | os.PathLike[str]) -> Endpoint:
+    """Parse a URL or a local path.
+
+    Text without a scheme is a path. ``file:`` URLs may name no host but
+    ``localhost``.
+
+    :param text: the URL or path
+    :raises InvalidEndpoint: it is empty, too long, or not a legal URL; the
+        message never repeats the text, which may hold a secret
+    """
+    text = os.fspath(text)
+    if not isinstance(text, str):
+        raise exceptions.InvalidEndpoint('a path must be str, not bytes')
+    if not text:
+        raise exceptions.InvalidEndpoint('an empty URL or path')
+    if len(text) > _MAX_LENGTH:
+        raise exceptions.InvalidEndpoint(
+            f'a URL or path of {len(text)} characters; at most '
+            f'{_MAX_LENGTH} are allowed'
+        )
+    match = _SCHEME.match(text)
+    if match is None:
+        return _local(text)
+    scheme = match.group(1).lower()
+    if _FORBIDDEN.search(text):
+        raise exceptions.InvalidEndpoint(
+            f'a {scheme} URL holds white space, a control character or a '
+            f'backslash; percent-encode it'
+        )
+    if not text[match.end() :].startswith('//'):
+        raise exceptions.InvalidEndpoint(
+            f'a {scheme} URL must go on with "//" behind the scheme; name '
+            f'a local file that looks like this as "./NAME"'
+        )
+    return _from_url(scheme, text[match.end() + 2 :])
+
+
+def _local(path: str) -> Endpoint:
+    if '\x00' in path:
+        raise exceptions.InvalidEndpoint('a path holds a NUL character')
+    return Endpoint('file', path=path)
+
+
+def _from_url(scheme: str, rest: str) -> Endpoint:
+    rest = rest.partition('#')[0]
+    before_query, mark, query = rest.partition('?')
+    authority, slash, path = before_query.partition('/')
+    userinfo, at, hostport = authority.rpartition('@')
+    username = password = None
+    if at:
+        if '@' in userinfo:
+            raise exceptions.InvalidEndpoint(
+                f'a {scheme} URL holds more than one "@" before its path; '
+                f'write it as %40 in a user name or password'
+            )
+        name, colon, secret = userinfo.partition(':')
+        username = urllib.parse.unquote(name)
+        password = urllib.parse.unquote(secret) if colon else None
+    host, port = _host_and_port(scheme, hostport)
+    if scheme == 'file':
+        return _local_from_url(host, port, username, path)
+    return Endpoint(
+        scheme,
+        host,
+        port,
+        slash + path,
+        query if mark else None,
+        username,
+        password,
+    )
+
+
+def _local_from_url(
+    host: str, port: int | None, username: str | None, path: str
+) -> Endpoint:
+    if host not in ('', 'localhost') or port is not None or username:
+        raise exceptions.InvalidEndpoint(
+            'a file URL names another host; write file:///PATH'
+        )
+    return _local('/' + urllib.parse.unquote(path, errors='surrogateescape'))
+
+
+def _host_and_port(scheme: str, hostport: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r'(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?', hostport)
+    if match is None:
+        raise exceptions.InvalidEndpoint(
+            f'a {scheme} URL has a malformed host or port'
+        )
+    host, port_text = match.group(1), match.group(2)
+    port = None
+    if port_text:
+        if not re.fullmatch(r'[0-9]{1,5}', port_text) or not (
+            0 < int(port_text) < 65536
+        ):
+            raise exceptions.InvalidEndpoint(
+                f'a {scheme} URL has a port that is no number from 1 to 65535'
+            )
+        port = int(port_text)
+    return _host(scheme, host), port
+
+
+def _host(scheme: str, host: str) -> str:
+    if not host:
+        if scheme == 'file':
+            return ''
+        raise exceptions.InvalidEndpoint(f'a {scheme} URL names no host')
+    if host.startswith('['):
+        try:
+            # A zone (%eth0) is refused with the rest: it names an
+            # interface of this host, which no URL should choose.
+            return ipaddress.IPv6Address(host[1:-1].split('%')[0]).compressed
+        except ValueError:
+            raise exceptions.InvalidEndpoint(
+                f'a {scheme} URL has a malformed IPv6 address'
+            ) from None
+    host = urllib.parse.unquote(host)
+    if not host.isascii():
+        try:
+            host = host.encode('idna').decode('ascii')
+        except UnicodeError:
+            raise exceptions.InvalidEndpoint(
+                f'a {scheme} URL has a host name that is not valid IDNA'
+            ) from None
+    host = host.lower().rstrip('.')
+    if not re.fullmatch(r'[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?', host):
+        raise exceptions.InvalidEndpoint(
+            f'a {scheme} URL has a host name with characters that no host '
+            f'name has'
+        )
+    return host

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two ends of a copy: what the caller named, and who serves it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import typing
+
+from oslo_transfer import context as _context
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import exceptions
+from oslo_transfer import fileobj
+from oslo_transfer import location as _location
+from oslo_transfer.drivers import base
+
+
+@dataclasses.dataclass(frozen=True)
+class LocationEnd:
+    """A location with its driver.
+
+    :ivar location: what the caller named
+    :ivar endpoint: its parsed URL
+    :ivar driver: serves it
+    """
+
+    location: _location.Location
+    endpoint: _endpoint.Endpoint
+    driver: base.Driver
+
+    @property
+    def capabilities(self) -> base.Capability:
+        """Those of the driver."""
+        return self.driver.capabilities
+
+    @property
+    def driver_name(self) -> str:
+        """The driver's name."""
+        return self.driver.name
+
+    @property
+    def identity(self) -> str:
+        """Tells this location from others without showing its secrets."""
+        url = self.endpoint.url()
+        return hashlib.sha256(url.encode(errors='surrogateescape')).hexdigest()
+
+    @property
+    def local_path(self) -> str | None:
+        """The path on this host that it names, or None."""
+        if base.Capability.LOCAL_PATH not in self.capabilities:
+            return None
+        path = self.driver.local_path(self.endpoint)
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+            if os.path.exists(real) and not os.path.isfile(real):
+                return real
+        return path
+
+    def context(self, ctx: _context.Context) -> _context.Context:
+        """The context for this end: its identity, its trust.
+
+        :raises PolicyRefused: the URL is untrusted and not allowed
+        """
+        if not self.location.trusted:
+            ctx.connector.policy.check_endpoint(self.endpoint)
+            if base.Capability.POLICED not in self.capabilities:
+                raise exceptions.PolicyRefused(
+                    f'{self.endpoint.scheme} URLs are refused when they are '
+                    f'untrusted'
+                )
+        return ctx.replace(
+            credentials=self.location.credentials,
+            trusted=self.location.trusted,
+        )
+
+    def open_source(self, ctx: _context.Context) -> base.Source:
+        """Open it for reading."""
+        return self.driver.open_source(self.endpoint, self.context(ctx))
+
+    def open_sink(
+        self,
+        ctx: _context.Context,
+        *,
+        size: int | None,
+        resume: bool,
+        overwrite: bool,
+    ) -> base.Sink:
+        """Open it for writing."""
+        sink = self.driver.open_sink(
+            self.endpoint,
+            self.context(ctx),
+            size=size,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        if self.location.zeroed:
+            sink.zeroed = True
+        return sink
+
+    def fill(self, part_path: str, ctx: _context.Context) -> str:
+        """Have the driver fill a file by its own means."""
+        return self.driver.fill(self.endpoint, part_path, self.context(ctx))
+
+    def __str__(self) -> str:
+        return str(self.endpoint)
+
+
+class FileObjectEnd:
+    """A Python file object as one end of a copy.
+
+    :param file: a readable or writable file object
+    """
+
+    capabilities = base.Capability.READ | base.Capability.WRITE
+    driver_name = 'file-object'
+    identity = ''
+    local_path = None
+
+    def __init__(self, file: typing.Any) -> None:
+        self._file = file
+
+    def open_source(self, ctx: _context.Context) -> base.Source:
+        """Read from where the object stands."""
+        return fileobj.FileObjectSource(self._file)
+
+    def open_sink(
+        self,
+        ctx: _context.Context,
+        *,
+        size: int | None,
+        resume: bool,
+        overwrite: bool,
+    ) -> base.Sink:
+        """Write from where the object stands."""
+        return fileobj.FileObjectSink(self._file)
+
+    def fill(self, part_path: str, ctx: _context.Context) -> str:
+        """A file object has no means of its own.
+
+        :raises CapabilityMissing: always
+        """
+        raise exceptions.CapabilityMissing('a file object cannot fill files')
+
+    def __str__(self) -> str:
+        return f'<{type(self._file).__name__}>'
+
+
+End = LocationEnd | FileObjectEnd
+
+
+def end_of(
+    value: typing.Any,
+    open_driver: typing.Callable[[str], base.Driver],
+) -> LocationEnd:
+    """A URL, path or location with its driver.
+
+    :raises InvalidEndpoint: it is malformed
+    :raises DriverNotFound: no driver serves its scheme
+    :raises DriverLoadError: the driver cannot be loaded
+    """
+    location = _location.as_location(value)
+    endpoint = location.endpoint
+    return LocationEnd(location, endpoint, open_driver(endpoint.scheme))

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration options; registered on the ``conf`` that is passed in."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+
+from oslo_config import cfg
+from oslo_config import types
+
+from oslo_transfer.drivers.http import opts as http_opts
+
+GROUP = 'oslo_transfer'
+
+_MIB = 1 << 20
+
+
+def default_state_path() -> str:
+    """Where records live that outlive a process.
+
+    The system's place for root, the user's own for anybody else.
+    """
+    if os.geteuid() == 0:
+        return '/var/lib/oslo-transfer'
+    home = os.environ.get('XDG_STATE_HOME') or os.path.expanduser(
+        '~/.local/state'
+    )
+    return os.path.join(home, 'oslo-transfer')
+
+
+CORE_OPTIONS: tuple[cfg.Opt, ...] = (
+    cfg.ListOpt(
+        'enabled_drivers',
+        default=[],
+        help='URL schemes that may be used. Empty means every installed '
+        'driver. Paths count as the scheme "file".',
+    ),
+    cfg.ListOpt(
+        'strategy_order',
+        default=['clone', 'full_copy'],
+        help='Strategies in the order in which they are tried when a call '
+        'names none. One that cannot serve a call is passed over, and the '
+        'result says why.',
+    ),
+    cfg.StrOpt(
+        'state_path',
+        sample_default='/var/lib/oslo-transfer',
+        help='Directory for records of attachments, which outlive the '
+        'process that made them. Unset means /var/lib/oslo-transfer for '
+        "root, and oslo-transfer in the user's state directory for others.",
+    ),
+    cfg.IntOpt(
+        'max_streams',
+        default=4,
+        min=1,
+        max=64,
+        help='The most streams that one copy opens to a source at once. '
+        'Streams are added one by one, only while each makes the copy '
+        'faster.',
+    ),
+    cfg.IntOpt(
+        'buffer_bytes',
+        default=_MIB,
+        min=64 * 1024,
+        max=16 * _MIB,
+        help='Size of one transfer buffer in bytes. A copy uses one for '
+        'each stream.',
+    ),
+    cfg.IntOpt(
+        'digest_queue_bytes',
+        default=8 * _MIB,
+        min=_MIB,
+        max=256 * _MIB,
+        help='The most bytes that wait to be hashed beside a copy.',
+    ),
+    cfg.IntOpt(
+        'segment_bytes',
+        default=8 * _MIB,
+        min=_MIB,
+        max=1 << 30,
+        help='After this many bytes of one stream its progress is noted, '
+        'so that a killed copy fetches no more than this again for each '
+        'stream.',
+    ),
+    cfg.IntOpt(
+        'sync_bytes',
+        default=64 * _MIB,
+        min=_MIB,
+        max=16 << 30,
+        help='After this many bytes the data is made durable while the '
+        'copy goes on, so that a power cut loses no more than about this.',
+    ),
+    cfg.IntOpt(
+        'max_size_bytes',
+        default=16 << 40,
+        min=1,
+        help='The most bytes that are taken from a source whose size is '
+        'not known in advance.',
+    ),
+    cfg.BoolOpt(
+        'detect_zeros',
+        default=True,
+        help='Look for runs of zeros in data and leave them out of files. '
+        'Without it only the holes that a source reports are left out, and '
+        'plain HTTP without a digest is moved by the kernel alone '
+        '(splice), which is faster.',
+    ),
+    cfg.BoolOpt(
+        'preallocate',
+        default=False,
+        help='Reserve the whole size of a file before the first byte. The '
+        'file is then not sparse, and a full disk is noticed at once.',
+    ),
+    cfg.FloatOpt(
+        'connect_timeout',
+        default=10.0,
+        min=0.1,
+        max=600.0,
+        help='Seconds for resolving a name, for connecting, and for a TLS '
+        'handshake, each.',
+    ),
+    cfg.FloatOpt(
+        'stall_timeout',
+        default=30.0,
+        min=0.1,
+        max=3600.0,
+        help='Seconds of waiting for a peer after which its rate is '
+        'judged, see stall_bytes_per_second.',
+    ),
+    cfg.IntOpt(
+        'stall_bytes_per_second',
+        default=1024,
+        min=1,
+        max=1 << 30,
+        help='A peer that moves fewer bytes per second than this, while it '
+        'is waited for, is given up.',
+    ),
+    cfg.IntOpt(
+        'max_retries',
+        default=5,
+        min=0,
+        max=1000,
+        help='How many times in a row a location is tried again without '
+        'progress before it is given up. Progress starts the count again.',
+    ),
+    cfg.FloatOpt(
+        'retry_delay',
+        default=0.5,
+        min=0.0,
+        max=60.0,
+        help='Seconds before the first retry; each further one waits twice '
+        'as long, with jitter.',
+    ),
+    cfg.FloatOpt(
+        'max_retry_delay',
+        default=30.0,
+        min=0.0,
+        max=3600.0,
+        help='The most seconds before a retry, also where a server asks '
+        'for more (Retry-After).',
+    ),
+    cfg.IntOpt(
+        'rate_limit_bytes_per_second',
+        default=0,
+        min=0,
+        help='The most bytes per second that one copy moves if the call '
+        'does not say. 0 means no limit.',
+    ),
+    cfg.ListOpt(
+        'untrusted_schemes',
+        default=['https', 'http'],
+        help='URL schemes that untrusted URLs and redirects may use. Local '
+        'files and block storage are refused whatever stands here.',
+    ),
+    cfg.ListOpt(
+        'untrusted_ports',
+        item_type=types.Integer(min=1, max=65535),
+        default=[80, 443],
+        help='TCP ports that untrusted URLs and redirects may use.',
+    ),
+    cfg.ListOpt(
+        'untrusted_hosts',
+        default=[],
+        help='If not empty, the only host names or addresses that '
+        'untrusted URLs and redirects may use.',
+    ),
+    cfg.ListOpt(
+        'untrusted_refused_hosts',
+        default=[],
+        help='Host names or addresses that untrusted URLs and redirects '
+        'may not use.',
+    ),
+    cfg.ListOpt(
+        'untrusted_networks',
+        default=[],
+        help='Networks (CIDR) that untrusted URLs and redirects may reach '
+        'although they are not public, for example 10.1.0.0/16.',
+    ),
+    cfg.ListOpt(
+        'untrusted_refused_networks',
+        default=[],
+        help='Networks (CIDR) that untrusted URLs and redirects may not '
+        'reach although they are public.',
+    ),
+)
+
+_OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
+    (GROUP, CORE_OPTIONS),
+    ('oslo_transfer_http', http_opts.OPTIONS),
+)
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Register the options of the core and of the in-tree drivers.
+
+    May be called any number of times.
+
+    :param conf: the configuration to register them on
+    """
+    for group, options in _OPTIONS:
+        conf.register_opts(options, group=group)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """All options by group, for ``oslo-config-generator``."""
+    return [
+        (group, [copy.deepcopy(option) for option in options])
+        for group, options in _OPTIONS
+    ]

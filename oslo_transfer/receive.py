@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies one location into a landing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import typing
+
+from oslo_transfer import context as _context
+from oslo_transfer import copier
+from oslo_transfer import digest as _digest
+from oslo_transfer import ends
+from oslo_transfer import exceptions
+from oslo_transfer import holdback
+from oslo_transfer import journal as _journal
+from oslo_transfer import landing as _landing
+from oslo_transfer import ranges
+from oslo_transfer import request as _request
+from oslo_transfer.drivers import base
+from oslo_transfer.wrappers import retry
+from oslo_transfer.wrappers import throttle
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Received:
+    """What came of one location.
+
+    :ivar size: of the data in bytes
+    :ivar form: what the destination is
+    :ivar verified: a digest was compared
+    :ivar digest: ``algorithm:hex`` or None
+    :ivar bytes_written: stored at the destination
+    :ivar bytes_by_origin: they sum to the size
+    :ivar wasted: bytes fetched again
+    :ivar method: how they moved
+    """
+
+    size: int
+    form: str
+    verified: bool
+    digest: str | None
+    bytes_written: int
+    bytes_by_origin: dict[str, int]
+    wasted: int
+    method: str
+
+
+class Receiver:
+    """Copies one location, once, from its opening to the commit.
+
+    :param end: the location
+    :param request: what the caller asked for
+    :param landing: the destination
+    :param ctx: the call's limits
+    """
+
+    def __init__(
+        self,
+        end: ends.End,
+        request: _request.Request,
+        landing: _landing.Landing,
+        ctx: _context.Context,
+    ) -> None:
+        self._end = end
+        self._request = request
+        self._landing = landing
+        # Its own ``stop``: a failure here must not stop the next location.
+        self._ctx = ctx.replace(stop=threading.Event())
+        #: Whether the bytes that failed came from more than one request.
+        self.joined = False
+        #: Whether copying had begun, as opposed to opening the source.
+        self.started = False
+        #: Bytes that were fetched and then dropped.
+        self.wasted = 0
+
+    def run(self, *, patient: bool, resume: bool) -> Received:
+        """Copy, verify, commit.
+
+        :param patient: retry opening the source; not worth it while there
+            are other locations
+        :param resume: go on with what is there
+        :raises TransferError: it failed; what may be resumed is kept
+        """
+        source = self._open(patient, resume)
+        with contextlib.closing(source):
+            self._check_promises(source)
+            identity = self._landing.identity(
+                self._end.identity,
+                source.validator.value
+                if source.validator and source.validator.strong
+                else None,
+                source.size,
+            )
+            # What is held is of no use if it cannot be read on from there.
+            resume &= base.Capability.RANDOM_READ in source.capabilities
+            journal, held = self._landing.journal(identity, resume)
+            try:
+                return self._into_sink(source, identity, journal, held)
+            finally:
+                if journal is not None:
+                    journal.close()
+
+    def _open(self, patient: bool, resume: bool) -> retry.RetryingSource:
+        hint = self._landing.held_hint if resume else 0
+        ctx = self._ctx.replace(start=max(0, hint - retry.OVERLAP))
+        backoff = retry.Backoff(self._ctx, str(self._end))
+        while True:
+            try:
+                source = self._end.open_source(ctx)
+                break
+            except exceptions.TransferError as exc:
+                if not (exc.retryable and patient):
+                    raise
+                backoff.failed(exc)
+        if self._ctx.limiter.rate is not None:
+            source = throttle.ThrottledSource(source, self._ctx)
+        strong = source.validator is not None and source.validator.strong
+        return retry.RetryingSource(
+            source,
+            self._ctx,
+            str(self._end),
+            joinable=strong or self._has_value(),
+        )
+
+    def _has_value(self) -> bool:
+        digest = self._request.digest
+        return digest is not None and digest.value is not None
+
+    def _check_promises(self, source: base.Source) -> None:
+        """Compare what the source says of itself, before any byte."""
+        expected = self._request.expected_size
+        if source.size is not None:
+            if expected is not None and source.size != expected:
+                raise exceptions.SizeMismatch(
+                    expected, source.size, str(self._end)
+                )
+        elif (
+            not source.delimited
+            and expected is None
+            and not self._has_value()
+        ):
+            raise exceptions.IntegrityError(
+                f'{self._end} does not say where it ends, so a broken '
+                f'connection could not be told from the end; give an '
+                f'expected size or a digest'
+            )
+
+    @staticmethod
+    def _expect_held(
+        source: retry.RetryingSource, sink: base.Sink, held: ranges.RangeSet
+    ) -> None:
+        """Have the end of what is held compared with the source's bytes."""
+        for start, end in held:
+            if end == source.size:
+                continue
+            tail = memoryview(bytearray(min(retry.OVERLAP, end - start)))
+            count = sink.pread(tail, end - len(tail))
+            if count == len(tail):
+                source.expect_before(end, bytes(tail))
+
+    def _into_sink(
+        self,
+        source: retry.RetryingSource,
+        identity: _journal.Identity,
+        journal: _journal.Journal | None,
+        held: ranges.RangeSet,
+    ) -> Received:
+        sink = self._landing.open_sink(
+            size=source.size, resume=bool(held.total)
+        )
+        keep = False
+        digester: _digest.Digester | None = None
+        try:
+            sink = self._guard(sink, source.size)
+            self._check_space(source, sink)
+            self._expect_held(source, sink, held)
+            digester = self._digester(sink, held)
+            taps = ()
+            if base.Capability.READBACK not in sink.capabilities:
+                taps = self._request.observers
+            self._request.progress.restart(held.total)
+            job = copier.Job(
+                source=source,
+                sink=sink,
+                size=source.size,
+                limit=self._limit(),
+                held=held,
+                digester=digester,
+                taps=taps,
+                journal=journal,
+                progress=self._request.progress,
+                parallel=source.joinable,
+            )
+            work = copier.Copier(job, self._ctx)
+            resumed = held.total
+            keep = journal is not None and source.joinable
+            self.started = True
+            try:
+                size = work.run()
+            finally:
+                self.joined = resumed > 0 or source.requests > 1
+            hexdigest = digester.finish(size) if digester else None
+            try:
+                verified = self._landing.verify(
+                    size, hexdigest, str(self._end)
+                )
+            except exceptions.IntegrityError:
+                keep = False
+                self.wasted = size - resumed
+                raise
+            self._ctx.call(sink.sync, 'flushing the destination')
+            if not taps:
+                self._landing.show(sink, size)
+            self._ctx.check()
+            self._commit(sink, size)
+            keep = False
+        except exceptions.SourceChanged:
+            keep = False
+            raise
+        finally:
+            if digester is not None:
+                digester.stop()
+            sink.abort(keep)
+            self._landing.keep_part(keep)
+            if journal is not None and not keep:
+                journal.remove()
+        algorithm = self._request.digest
+        return Received(
+            size=size,
+            form=sink.form,
+            verified=verified,
+            digest=f'{algorithm.algorithm}:{hexdigest}'
+            if algorithm
+            else None,
+            bytes_written=work.bytes_written,
+            bytes_by_origin=_by_origin(source.origin, size, resumed),
+            wasted=source.wasted,
+            method=work.method,
+        )
+
+    def _guard(self, sink: base.Sink, size: int | None) -> base.Sink:
+        if base.Capability.ATOMIC in sink.capabilities:
+            return sink
+        if base.Capability.RANDOM_WRITE in sink.capabilities:
+            return holdback.HoldFirst(sink, size)
+        if self._has_value():
+            return holdback.HoldLast(sink)
+        return sink
+
+    def _check_space(
+        self, source: base.Source, sink: base.Sink
+    ) -> None:
+        size = source.size
+        if size is None:
+            size = self._request.expected_size
+        if size is None:
+            return
+        if sink.capacity is not None and size > sink.capacity:
+            raise exceptions.NoSpace(
+                f'{self._request.destination} has {sink.capacity} bytes, '
+                f'{size} are needed'
+            )
+        free = sink.free
+        if free is None or free >= size:
+            return
+        needed = size
+        extents = source.extents(0, size)
+        if extents is not None:
+            needed = sum(e.length for e in extents if e.data)
+        if needed > free:
+            raise exceptions.NoSpace(
+                f'{self._request.destination} can take {free} more bytes, '
+                f'{needed} are needed'
+            )
+
+    def _digester(
+        self, sink: base.Sink, held: ranges.RangeSet
+    ) -> _digest.Digester | None:
+        expected = self._request.digest
+        if expected is None:
+            return None
+        group = self._ctx.conf.oslo_transfer
+        readable = base.Capability.READBACK in sink.capabilities
+        digester = _digest.Digester(
+            expected.algorithm,
+            self._ctx,
+            buffer_bytes=group.buffer_bytes,
+            queue_bytes=group.digest_queue_bytes,
+            read_back=sink.pread if readable else None,
+        )
+        for start, end in held:
+            digester.in_place(start, end - start)
+        return digester
+
+    def _limit(self) -> int:
+        if self._request.expected_size is not None:
+            return self._request.expected_size
+        return int(self._ctx.conf.oslo_transfer.max_size_bytes)
+
+    def _commit(self, sink: base.Sink, size: int) -> None:
+        if sink.capacity is not None and not sink.zeroed:
+            self._clear_tail(sink, size, sink.capacity)
+        sink.commit(size)
+
+    def _clear_tail(self, sink: base.Sink, size: int, end: int) -> None:
+        """Let nothing old show behind the data on a device."""
+        step = 256 << 20
+        zeros = memoryview(bytes(1 << 20))
+        while size < end:
+            self._ctx.check()
+            # Up to the next whole block by hand, the rest by the device.
+            count = min(-size % 4096 or step, end - size)
+            if count < 4096 or not sink.zero(size, count):
+                count = min(count, len(zeros))
+                sink.pwrite(zeros[:count], size)
+            size += count
+
+
+def _by_origin(origin: str, size: int, resumed: int) -> dict[str, int]:
+    found = {origin: size - resumed, 'resumed': resumed}
+    return {key: count for key, count in found.items() if count}

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A socket whose every wait keeps the transfer's limits."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import select
+import socket
+import ssl
+import sys
+import time
+import typing
+
+from oslo_transfer import context as _context
+from oslo_transfer import exceptions
+
+_PIPE_BYTES = 1 << 20
+# The most that the head of an answer may take, redirects and all.
+_HEAD_BYTES = 256 * 1024
+
+
+class _Window:
+    """The stall rule: too few bytes in a window of waiting.
+
+    Only time spent waiting for the peer counts: a slow disk or our own
+    rate limit is not the peer's fault.
+    """
+
+    def __init__(self, rule: _context.StallRule) -> None:
+        self._rule = rule
+        self._waited = 0.0
+        self._bytes = 0
+
+    def add(self, waited: float, count: int) -> None:
+        self._waited += waited
+        self._bytes += count
+        if self._waited < self._rule.seconds:
+            return
+        if self._bytes < self._waited * self._rule.bytes_per_second:
+            raise exceptions.Stalled(
+                f'{self._bytes} bytes in {self._waited:.0f} seconds; a peer '
+                f'must move {self._rule.bytes_per_second} bytes/s'
+            )
+        self._waited = 0.0
+        self._bytes = 0
+
+
+class WatchedSocket:
+    """Wraps a connected socket; reads and writes raise instead of hanging.
+
+    Fits where ``http.client`` expects a socket. One thread may read or
+    write at a time; :meth:`close` may be called from any thread and ends
+    a wait of another within :data:`context.TICK`.
+
+    :param sock: a plain or TLS socket; owned from now on
+    :param ctx: the limits to keep
+    """
+
+    def __init__(
+        self, sock: socket.socket, ctx: _context.Context
+    ) -> None:
+        self._sock = sock
+        self._ctx = ctx
+        self._window = _Window(ctx.stall)
+        self._pipe: tuple[int, int] | None = None
+        self._in_pipe = 0
+        self._closed = False
+        #: Seconds spent waiting for the peer.
+        self.waited = 0.0
+        sock.settimeout(_context.TICK)
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the end of the connection.
+
+        :raises Stalled: the peer is too slow
+        :raises Unavailable: the connection broke
+        """
+        return self._patiently(self._sock.recv_into, buffer)
+
+    def send(self, data: memoryview) -> int:
+        """Send at least one byte; returns how many were taken.
+
+        :raises Stalled: the peer takes too little
+        :raises Unavailable: the connection broke
+        """
+        return self._patiently(self._sock.send, data)
+
+    def sendall(self, data: typing.Any) -> None:
+        """Send all bytes."""
+        view = memoryview(data).cast('B')
+        while view:
+            view = view[self.send(view) :]
+
+    def _patiently(
+        self,
+        operation: typing.Callable[[typing.Any], int],
+        argument: typing.Any,
+    ) -> int:
+        while True:
+            started = time.monotonic()
+            try:
+                count = operation(argument)
+            except TimeoutError:
+                self._count(started, 0)
+                continue
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                self._count(started, 0)
+                continue
+            except ssl.SSLEOFError as exc:
+                raise exceptions.Unavailable(
+                    'the TLS connection was cut off'
+                ) from exc
+            except (OSError, ValueError) as exc:
+                self._ctx.check()
+                if self._closed:
+                    raise exceptions.TransferCancelled(
+                        'closed by another thread'
+                    ) from exc
+                raise exceptions.Unavailable(
+                    f'the connection broke: {exc}'
+                ) from exc
+            self._count(started, count)
+            return count
+
+    def _count(self, started: float, count: int) -> None:
+        waited = time.monotonic() - started
+        self.waited += waited
+        self._ctx.check()
+        if self._closed:
+            raise exceptions.TransferCancelled('closed by another thread')
+        self._window.add(waited, count)
+
+    def handshake(
+        self, tls: ssl.SSLContext, server_hostname: str
+    ) -> None:
+        """Turn the connection into a TLS one.
+
+        :raises AccessDenied: the certificate does not verify
+        :raises Unavailable: the handshake fails otherwise
+        """
+        try:
+            self._sock = tls.wrap_socket(
+                self._sock,
+                server_hostname=server_hostname,
+                do_handshake_on_connect=False,
+            )
+            self._sock.settimeout(_context.TICK)
+        except OSError as exc:
+            raise exceptions.Unavailable(
+                f'TLS with {server_hostname} failed: {exc}'
+            ) from exc
+        end = time.monotonic() + self._ctx.connect_timeout
+        while True:
+            try:
+                typing.cast(ssl.SSLSocket, self._sock).do_handshake()
+                return
+            except (TimeoutError, ssl.SSLWantReadError):
+                self._ctx.check()
+                if time.monotonic() > end:
+                    raise exceptions.Unavailable(
+                        f'TLS with {server_hostname}: no answer in '
+                        f'{self._ctx.connect_timeout:g} s'
+                    ) from None
+            except ssl.SSLCertVerificationError as exc:
+                raise exceptions.AccessDenied(
+                    f'the TLS certificate of {server_hostname} does not '
+                    f'verify: {exc.verify_message}'
+                ) from exc
+            except (OSError, ValueError) as exc:
+                self._ctx.check()
+                raise exceptions.Unavailable(
+                    f'TLS with {server_hostname} failed: {exc}'
+                ) from exc
+
+    @property
+    def can_splice(self) -> bool:
+        """Whether the kernel can take the bytes from the socket itself."""
+        return (
+            sys.platform == 'linux'
+            and hasattr(os, 'splice')
+            and type(self._sock) is socket.socket
+        )
+
+    def splice(self, fd: int, offset: int, count: int) -> int:
+        """Move at most ``count`` bytes into a file, at least one.
+
+        :returns: the bytes moved; 0 at the end of the connection
+        :raises Stalled: the peer is too slow
+        :raises Unavailable: the connection broke
+        :raises OSError: writing failed
+        """
+        read_end, write_end = self._pipe_ends()
+        if not self._in_pipe:
+            self._in_pipe = self._patiently(
+                lambda most: self._fill_pipe(write_end, most),
+                min(count, _PIPE_BYTES),
+            )
+        moved = 0
+        while self._in_pipe:
+            # A failure here leaves the rest in the pipe, uncounted: the
+            # stream is closed then, and the bytes are asked for again.
+            step = os.splice(
+                read_end, fd, self._in_pipe, offset_dst=offset + moved
+            )
+            self._in_pipe -= step
+            moved += step
+        return moved
+
+    def _fill_pipe(self, write_end: int, most: int) -> int:
+        try:
+            return os.splice(self._sock.fileno(), write_end, most)
+        except BlockingIOError:
+            # Waits a tick, then says by an exception that it timed out.
+            self._sock.recv(1, socket.MSG_PEEK)
+            return os.splice(self._sock.fileno(), write_end, most)
+
+    def _pipe_ends(self) -> tuple[int, int]:
+        if self._pipe is None:
+            self._pipe = os.pipe()
+            with contextlib.suppress(OSError):
+                # The limit of a user may be lower; the default then stays.
+                fcntl.fcntl(
+                    self._pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_BYTES
+                )
+        return self._pipe
+
+    def readable_within(self, seconds: float) -> bool:
+        """Whether bytes, or the end, arrive in time."""
+        end = time.monotonic() + seconds
+        while True:
+            if self.unread() or self._ended():
+                return True
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self._ctx.sleep(min(left, 0.02))
+
+    def _ended(self) -> bool:
+        if isinstance(self._sock, ssl.SSLSocket):
+            # What is decrypted does not show before it is read: look at
+            # the bytes below.
+            with contextlib.suppress(OSError):
+                return bool(select.select([self._sock], [], [], 0)[0])
+        try:
+            return not self._sock.recv(
+                1, socket.MSG_PEEK | socket.MSG_DONTWAIT
+            )
+        except OSError as exc:
+            return not isinstance(exc, BlockingIOError)
+
+    def unread(self) -> bool:
+        """Whether at least one byte has arrived that nobody read."""
+        if isinstance(self._sock, ssl.SSLSocket):
+            return self._sock.pending() > 0
+        try:
+            return bool(
+                self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            )
+        except OSError:
+            return False
+
+    def makefile(self, mode: str, *_args: typing.Any) -> io.BufferedReader:
+        """A buffered reader, as ``http.client`` asks for it."""
+        if mode != 'rb':
+            raise ValueError(f'mode {mode!r} is not supported')
+        return io.BufferedReader(WatchedReader(self), 64 * 1024)
+
+    def shutdown(self) -> None:
+        """Wake up a thread that waits; safe from any thread."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection; idempotent."""
+        self._closed = True
+        self._sock.close()
+        if self._pipe is not None:
+            for fd in self._pipe:
+                os.close(fd)
+            self._pipe = None
+
+
+class WatchedReader(io.RawIOBase):
+    """The raw end of a watched socket, with a limit for headers.
+
+    :param watched: the socket; closed by its owner, not by this reader
+    """
+
+    def __init__(self, watched: WatchedSocket) -> None:
+        super().__init__()
+        self.watched = watched
+        #: Bytes that may still be read; None for no limit.
+        self.budget: int | None = _HEAD_BYTES
+        #: Whether the end of the connection was seen.
+        self.at_end = False
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: typing.Any) -> int:
+        """Read at least one byte; 0 at the end of the connection."""
+        view = memoryview(buffer).cast('B')
+        if self.budget is not None:
+            if self.budget <= 0:
+                raise exceptions.ProtocolError(
+                    'the peer sends headers without end'
+                )
+            view = view[: self.budget]
+        count = self.watched.recv_into(view)
+        if self.budget is not None:
+            self.budget -= count
+        self.at_end = count == 0
+        return count

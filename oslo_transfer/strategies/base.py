@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The strategy contract: a way to satisfy one call.
+
+A strategy first *plans*: it decides from capabilities alone, without
+touching anything, which driver calls it would make. Then it *runs* the
+plan. It knows drivers by their capabilities only, never by name.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import typing
+
+from oslo_transfer import ends
+from oslo_transfer import result as _result
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+    from oslo_transfer import landing as _landing
+    from oslo_transfer import request as _request
+    from oslo_transfer.drivers import base as drivers_base
+
+#: What a completing strategy leaves at the destination.
+COMPLETE = frozenset({'file', 'device'})
+#: What an attaching strategy may leave there.
+ATTACHED = frozenset({'overlay', 'device', 'path'})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a strategy would do, in order.
+
+    :ivar strategy: its name
+    :ivar sources: the locations that it would use, in order
+    :ivar passed_over: those that it would not, with why
+    :ivar steps: each driver call, in words
+    """
+
+    strategy: str
+    sources: tuple[ends.End, ...]
+    passed_over: tuple[_result.Attempt, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a strategy has done; the fields are those of the result."""
+
+    driver: str
+    source: str
+    form: str
+    verified: bool
+    bytes_written: int
+    bytes_by_origin: dict[str, int]
+    wasted: int
+    digest: str | None
+    method: str
+    attachment: drivers_base.Attachment | None = None
+    attempts: tuple[_result.Attempt, ...] = ()
+
+
+class Strategy(abc.ABC):
+    """A way to satisfy one call.
+
+    Registered as an entry point in ``oslo.transfer.strategies``. Created
+    anew for each call; used by one thread.
+    """
+
+    #: Its name in ``strategy_order`` and in results.
+    name: typing.ClassVar[str]
+
+    #: True if it returns before the data is complete: such a strategy runs
+    #: only if the call names it or accepts its form.
+    attaching: typing.ClassVar[bool] = False
+
+    #: The forms of destination that it can leave.
+    forms: typing.ClassVar[frozenset[str]]
+
+    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for attribute in ('name', 'forms'):
+            if not hasattr(cls, attribute):
+                raise TypeError(f'{cls.__name__} declares no {attribute}')
+        allowed = ATTACHED if cls.attaching else COMPLETE
+        if not cls.forms or not cls.forms <= allowed:
+            raise TypeError(
+                f'{cls.__name__} declares the forms {sorted(cls.forms)}; '
+                f'possible are {sorted(allowed)}'
+            )
+
+    @abc.abstractmethod
+    def plan(self, request: _request.Request) -> Plan:
+        """Decide what to do; pure, and quick.
+
+        :raises CapabilityMissing: it cannot serve this call; says why
+        """
+
+    @abc.abstractmethod
+    def run(
+        self,
+        plan: Plan,
+        request: _request.Request,
+        landing: _landing.Landing,
+        ctx: _context.Context,
+    ) -> Outcome:
+        """Do what was planned.
+
+        Blocks until it is done. What fails leaves nothing visible.
+
+        :raises TransferError: with ``attempts`` for what was tried
+        """
