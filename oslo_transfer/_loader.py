@@ -85,13 +85,14 @@ def strategy_class(name: str) -> type[strategies_base.Strategy]:
 
 
 def _load(namespace: str, name: str) -> typing.Any:
+    if name not in names(namespace):
+        raise LookupError(name)
     try:
         manager: typing.Any = stevedore_driver.DriverManager(
             namespace,
             name,
             invoke_on_load=False,
             on_load_failure_callback=_fail,
-            warn_on_missing_entrypoint=False,
             conflict_resolver=extension.error_on_conflict,
         )
     except stevedore_exception.MultipleMatches as exc:
@@ -99,8 +100,6 @@ def _load(namespace: str, name: str) -> typing.Any:
             f'more than one installed package offers "{name}" in '
             f'{namespace}; uninstall all but one'
         ) from exc
-    except stevedore_exception.NoMatches as exc:
-        raise LookupError(name) from exc
     return manager.driver
 
 

@@ -261,9 +261,7 @@ class _Call:
                 group.stall_timeout, group.stall_bytes_per_second
             ),
             connect_timeout=group.connect_timeout,
-            deadline=None
-            if deadline is None
-            else time.monotonic() + deadline,
+            deadline=None if deadline is None else time.monotonic() + deadline,
             cancel=cancel,
             limiter=limiter.Limiter(rate),
         )
@@ -343,14 +341,10 @@ class _Call:
         request: _request.Request,
         landing: _landing.Landing,
         strategy: str | None,
-    ) -> tuple[
-        str, strategies_base.Outcome, tuple[_result.Attempt, ...]
-    ]:
+    ) -> tuple[str, strategies_base.Outcome, tuple[_result.Attempt, ...]]:
         """Run the named strategy, or the first of the order that works."""
         order = (
-            [strategy]
-            if strategy
-            else self.conf.oslo_transfer.strategy_order
+            [strategy] if strategy else self.conf.oslo_transfer.strategy_order
         )
         failed = list(request.unusable)
         last: exceptions.TransferError | None = None

@@ -4,8 +4,17 @@
 One JSON file for each, in ``<state_path>/attachments``, written before
 anything is done that would have to be undone::
 
-    {"version": 1, "id": ..., "driver": ..., "source": ..., "form": ...,
-     "path": ..., "size": ..., "read_only": ..., "details": {...}}
+    {
+        "version": 1,
+        "id": ...,
+        "driver": ...,
+        "source": ...,
+        "form": ...,
+        "path": ...,
+        "size": ...,
+        "read_only": ...,
+        "details": {...},
+    }
 
 A record of another version, or one that cannot be read, is reported and
 left alone: what it stands for may still be there.
@@ -24,7 +33,6 @@ from collections.abc import Callable, Mapping
 
 from oslo_transfer import context as _context
 from oslo_transfer import ends
-from oslo_transfer import exceptions
 from oslo_transfer import opts
 from oslo_transfer import oserrors
 from oslo_transfer.drivers import base
@@ -39,9 +47,7 @@ def _directory(ctx: _context.Context) -> str:
     return os.path.join(state, 'attachments')
 
 
-def attach(
-    end: ends.LocationEnd, ctx: _context.Context
-) -> base.Attachment:
+def attach(end: ends.LocationEnd, ctx: _context.Context) -> base.Attachment:
     """Attach an object, and keep a record of it.
 
     :raises CapabilityMissing: its driver cannot attach

@@ -67,9 +67,11 @@ class Connector:
         host: str, port: int, ctx: _context.Context
     ) -> list[_AddressInfo]:
         def resolve(flags: int = 0) -> list[_AddressInfo]:
-            return socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=flags
-            )
+            return [
+                *socket.getaddrinfo(
+                    host, port, type=socket.SOCK_STREAM, flags=flags
+                )
+            ]
 
         with contextlib.suppress(socket.gaierror):
             return resolve(socket.AI_NUMERICHOST)
@@ -111,9 +113,7 @@ def _first_to_answer(
                     stack.callback(_close_unless_kept, sock, pending)
                     pending.add(sock)
                     selector.register(sock, selectors.EVENT_WRITE)
-            for key, _events in selector.select(
-                min(_context.TICK, _STAGGER)
-            ):
+            for key, _events in selector.select(min(_context.TICK, _STAGGER)):
                 sock = typing.cast(socket.socket, key.fileobj)
                 selector.unregister(sock)
                 error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

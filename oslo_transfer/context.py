@@ -78,9 +78,7 @@ class Context:
     connect_timeout: float
     deadline: float | None = None
     cancel: CancelEvent | None = None
-    stop: threading.Event = dataclasses.field(
-        default_factory=threading.Event
-    )
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     credentials: _credentials.Credentials | None = None
     trusted: bool = True
     limiter: _limiter.Limiter = dataclasses.field(

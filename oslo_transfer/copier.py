@@ -94,9 +94,7 @@ class Copier:
             [(0, None)] if job.size is None else job.held.gaps(job.size)
         )
         self._growth = growth.Growth(
-            most=min(
-                group.max_streams, job.source.geometry.max_streams
-            )
+            most=min(group.max_streams, job.source.geometry.max_streams)
             if job.parallel and random_write and job.size is not None
             else 1
         )
@@ -249,9 +247,7 @@ class Copier:
                 self._save_journal()
                 self._changed.notify_all()
 
-    def _run_claim(
-        self, claim: claims.Claim, me: threading.Thread
-    ) -> None:
+    def _run_claim(self, claim: claims.Claim, me: threading.Thread) -> None:
         noted = claim.position
         while self._list.reserve(claim, 1):
             limit = claim.end

@@ -224,9 +224,7 @@ class Digester:
                     return None
                 self._changed.wait()
 
-    def _hash_back(
-        self, scratch: memoryview, offset: int, count: int
-    ) -> None:
+    def _hash_back(self, scratch: memoryview, offset: int, count: int) -> None:
         if self._read_back is None:
             raise exceptions.CapabilityMissing(
                 'bytes came out of order and cannot be read back'

@@ -86,9 +86,7 @@ class SizeMismatch(IntegrityError):
 
     def __str__(self) -> str:
         place = f'{self.where}: ' if self.where else ''
-        return (
-            f'{place}expected {self.expected} bytes, found {self.actual}'
-        )
+        return f'{place}expected {self.expected} bytes, found {self.actual}'
 
 
 class DigestMismatch(IntegrityError):
@@ -183,5 +181,7 @@ class DetachError(TransferError):
         super().__init__(message, leftovers)
 
     def __str__(self) -> str:
-        left = f' (left: {", ".join(self.leftovers)})' if self.leftovers else ''
+        left = (
+            f' (left: {", ".join(self.leftovers)})' if self.leftovers else ''
+        )
         return f'{self.args[0]}{left}'

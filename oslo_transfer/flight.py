@@ -106,9 +106,8 @@ class Flight:
             flags |= os.O_CREAT
         with oserrors.os_errors(f'creating {self.locked_path}'):
             return os.open(
-                self.locked_path, flags & ~os.O_NOFOLLOW
-                if self.device
-                else flags,
+                self.locked_path,
+                flags & ~os.O_NOFOLLOW if self.device else flags,
                 0o600,
             )
 
@@ -157,8 +156,10 @@ class Flight:
         """
         if self._fd < 0:
             return
-        if remove and not self.device and _same_file(
-            self._fd, self.locked_path
+        if (
+            remove
+            and not self.device
+            and _same_file(self._fd, self.locked_path)
         ):
             with contextlib.suppress(OSError):
                 os.unlink(self.locked_path)

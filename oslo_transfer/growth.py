@@ -71,9 +71,7 @@ class Growth:
         self._rate_before = rate
         return True
 
-    def _begin(
-        self, now: float, waited: Sequence[float], total: int
-    ) -> None:
+    def _begin(self, now: float, waited: Sequence[float], total: int) -> None:
         self._since = now
         self._total = total
         self._waited = sum(waited)

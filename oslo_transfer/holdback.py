@@ -75,9 +75,7 @@ class HoldFirst(HoldBack):
         held = max(0, min(length, len(self._first) - offset))
         if held:
             self._first[offset : offset + held] = bytes(held)
-        return held == length or self._sink.zero(
-            offset + held, length - held
-        )
+        return held == length or self._sink.zero(offset + held, length - held)
 
     def pread(self, buffer: memoryview, offset: int) -> int:
         """Read back, from memory where it is kept there."""

@@ -191,9 +191,7 @@ class Landing:
         path = self._journal_path()
         if path is None or self._flight is None:
             return None
-        return _journal.load(
-            path, self._flight.inode, self._flight.length
-        )
+        return _journal.load(path, self._flight.inode, self._flight.length)
 
     def journal(
         self, identity: _journal.Identity, resume: bool
@@ -213,9 +211,7 @@ class Landing:
         held = ranges.RangeSet()
         if resume and record and identity.continues(record.identity):
             held = record.held
-        journal = _journal.Journal(
-            path, self._flight.inode, identity, record
-        )
+        journal = _journal.Journal(path, self._flight.inode, identity, record)
         # Before the bytes change that the earlier note speaks of.
         journal.save(held, held, durable=record is not None)
         return journal, held

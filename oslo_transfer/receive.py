@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-import typing
 
 from oslo_transfer import context as _context
 from oslo_transfer import copier
@@ -137,9 +136,7 @@ class Receiver:
                     expected, source.size, str(self._end)
                 )
         elif (
-            not source.delimited
-            and expected is None
-            and not self._has_value()
+            not source.delimited and expected is None and not self._has_value()
         ):
             raise exceptions.IntegrityError(
                 f'{self._end} does not say where it ends, so a broken '
@@ -177,7 +174,7 @@ class Receiver:
             self._check_space(source, sink)
             self._expect_held(source, sink, held)
             digester = self._digester(sink, held)
-            taps = ()
+            taps: tuple[_request.Observer, ...] = ()
             if base.Capability.READBACK not in sink.capabilities:
                 taps = self._request.observers
             self._request.progress.restart(held.total)
@@ -231,9 +228,7 @@ class Receiver:
             size=size,
             form=sink.form,
             verified=verified,
-            digest=f'{algorithm.algorithm}:{hexdigest}'
-            if algorithm
-            else None,
+            digest=f'{algorithm.algorithm}:{hexdigest}' if algorithm else None,
             bytes_written=work.bytes_written,
             bytes_by_origin=_by_origin(source.origin, size, resumed),
             wasted=source.wasted,
@@ -249,9 +244,7 @@ class Receiver:
             return holdback.HoldLast(sink)
         return sink
 
-    def _check_space(
-        self, source: base.Source, sink: base.Sink
-    ) -> None:
+    def _check_space(self, source: base.Source, sink: base.Sink) -> None:
         size = source.size
         if size is None:
             size = self._request.expected_size

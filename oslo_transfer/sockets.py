@@ -29,8 +29,9 @@ class _Window:
     rate limit is not the peer's fault.
     """
 
-    def __init__(self, rule: _context.StallRule) -> None:
+    def __init__(self, rule: _context.StallRule, where: str) -> None:
         self._rule = rule
+        self._where = where
         self._waited = 0.0
         self._bytes = 0
 
@@ -41,8 +42,9 @@ class _Window:
             return
         if self._bytes < self._waited * self._rule.bytes_per_second:
             raise exceptions.Stalled(
-                f'{self._bytes} bytes in {self._waited:.0f} seconds; a peer '
-                f'must move {self._rule.bytes_per_second} bytes/s'
+                f'{self._where}: {self._bytes} bytes in '
+                f'{self._waited:.1f} seconds of waiting; at least '
+                f'{self._rule.bytes_per_second} bytes/s are due'
             )
         self._waited = 0.0
         self._bytes = 0
@@ -57,14 +59,16 @@ class WatchedSocket:
 
     :param sock: a plain or TLS socket; owned from now on
     :param ctx: the limits to keep
+    :param where: the redacted endpoint, for messages
     """
 
     def __init__(
-        self, sock: socket.socket, ctx: _context.Context
+        self, sock: socket.socket, ctx: _context.Context, where: str
     ) -> None:
         self._sock = sock
         self._ctx = ctx
-        self._window = _Window(ctx.stall)
+        self.where = where
+        self._window = _Window(ctx.stall, where)
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0
         self._closed = False
@@ -111,16 +115,17 @@ class WatchedSocket:
                 continue
             except ssl.SSLEOFError as exc:
                 raise exceptions.Unavailable(
-                    'the TLS connection was cut off'
+                    f'{self.where}: the TLS connection was cut off'
                 ) from exc
             except (OSError, ValueError) as exc:
                 self._ctx.check()
                 if self._closed:
                     raise exceptions.TransferCancelled(
-                        'closed by another thread'
+                        f'{self.where}: closed by another thread'
                     ) from exc
                 raise exceptions.Unavailable(
-                    f'the connection broke: {exc}'
+                    f'{self.where}: the connection broke '
+                    f'({exc.strerror if isinstance(exc, OSError) else exc})'
                 ) from exc
             self._count(started, count)
             return count
@@ -130,24 +135,25 @@ class WatchedSocket:
         self.waited += waited
         self._ctx.check()
         if self._closed:
-            raise exceptions.TransferCancelled('closed by another thread')
+            raise exceptions.TransferCancelled(
+                f'{self.where}: closed by another thread'
+            )
         self._window.add(waited, count)
 
-    def handshake(
-        self, tls: ssl.SSLContext, server_hostname: str
-    ) -> None:
+    def handshake(self, tls: ssl.SSLContext, server_hostname: str) -> None:
         """Turn the connection into a TLS one.
 
         :raises AccessDenied: the certificate does not verify
         :raises Unavailable: the handshake fails otherwise
         """
         try:
-            self._sock = tls.wrap_socket(
+            secured = tls.wrap_socket(
                 self._sock,
                 server_hostname=server_hostname,
                 do_handshake_on_connect=False,
             )
-            self._sock.settimeout(_context.TICK)
+            self._sock = secured
+            secured.settimeout(_context.TICK)
         except OSError as exc:
             raise exceptions.Unavailable(
                 f'TLS with {server_hostname} failed: {exc}'
@@ -155,7 +161,7 @@ class WatchedSocket:
         end = time.monotonic() + self._ctx.connect_timeout
         while True:
             try:
-                typing.cast(ssl.SSLSocket, self._sock).do_handshake()
+                secured.do_handshake()
                 return
             except (TimeoutError, ssl.SSLWantReadError):
                 self._ctx.check()
@@ -222,9 +228,7 @@ class WatchedSocket:
             self._pipe = os.pipe()
             with contextlib.suppress(OSError):
                 # The limit of a user may be lower; the default then stays.
-                fcntl.fcntl(
-                    self._pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_BYTES
-                )
+                fcntl.fcntl(self._pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return self._pipe
 
     def readable_within(self, seconds: float) -> bool:

@@ -120,9 +120,7 @@ class UrlPolicy:
             if any(each in net for net in self.refused_networks):
                 self._refuse(f'address of "{host}"', 'refused_networks')
         if any(
-            each in net
-            for each in embedded(address)
-            for net in self.networks
+            each in net for each in embedded(address) for net in self.networks
         ):
             return
         if '%' in text or not all(
@@ -159,9 +157,7 @@ def from_conf(conf: cfg.ConfigOpts) -> UrlPolicy:
             ) from exc
 
     def names(name: str) -> frozenset[str]:
-        return frozenset(
-            text.lower() for text in group[f'untrusted_{name}']
-        )
+        return frozenset(text.lower() for text in group[f'untrusted_{name}'])
 
     return UrlPolicy(
         schemes=names('schemes'),

@@ -339,9 +339,7 @@ class Attachment:
     path: str
     size: int | None
     read_only: bool = True
-    details: Mapping[str, typing.Any] = dataclasses.field(
-        default_factory=dict
-    )
+    details: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
     _detach: Callable[[Attachment, bool], None] | None = dataclasses.field(
         default=None, repr=False, compare=False
     )

@@ -269,9 +269,7 @@ class FileStream(base.Stream):
             return 0
         self._source.ctx.check()
         if self._server_copies is None:
-            self._server_copies = localfs.copies_itself(
-                self._source.fd, fd
-            )
+            self._server_copies = localfs.copies_itself(self._source.fd, fd)
         if not self._server_copies:
             return None
         copied = localfs.server_copy(
@@ -408,9 +406,7 @@ class DeviceSink(base.Sink):
         try:
             # O_EXCL on a block device: not while it is mounted or part of
             # something else (open(2)).
-            self.fd = os.open(
-                path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
-            )
+            self.fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as exc:
             if exc.errno == errno.EBUSY:
                 raise exceptions.AccessDenied(
@@ -478,9 +474,7 @@ class DeviceSink(base.Sink):
             os.close(fd)
 
 
-def _pwrite_all(
-    fd: int, buffer: memoryview, offset: int, path: str
-) -> None:
+def _pwrite_all(fd: int, buffer: memoryview, offset: int, path: str) -> None:
     with oserrors.os_errors(f'writing {path} at byte {offset}'):
         while buffer:
             count = os.pwrite(fd, buffer, offset)

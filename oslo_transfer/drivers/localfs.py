@@ -89,9 +89,7 @@ def server_copy(
     :returns: bytes copied, or None where these two files cannot
     """
     try:
-        return os.copy_file_range(
-            source_fd, fd, count, source_offset, offset
-        )
+        return os.copy_file_range(source_fd, fd, count, source_offset, offset)
     except OSError as exc:
         if exc.errno in (
             errno.EXDEV,

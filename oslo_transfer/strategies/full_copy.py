@@ -10,6 +10,7 @@ from oslo_transfer import exceptions
 from oslo_transfer import receive
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer.strategies import base
+from oslo_transfer.wrappers import retry
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -143,6 +144,7 @@ class _OneLocation:
             except (
                 exceptions.SourceChanged,
                 exceptions.CapabilityMissing,
+                retry.NotResumable,
             ):
                 # Another version, or no way to read on: all over again.
                 if restarts <= 0 or not receiver.started:

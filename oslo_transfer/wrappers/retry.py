@@ -19,9 +19,13 @@ LOG = logging.getLogger(__name__)
 
 # A connection has to bring this much for the next failure to count as the
 # first again: a peer that hangs up after each byte is no progress.
-_PROGRESS = 64 * 1024
+_PROGRESS = 4 * 1024
 # Read again and compared where a stream goes on.
 OVERLAP = 16 * 1024
+
+
+class NotResumable(exceptions.Unavailable):
+    """A connection broke, and the source cannot be read on from there."""
 
 
 class Backoff:
@@ -189,9 +193,7 @@ class RetryingStream(base.Stream):
 
     def splice(self, fd: int, offset: int, count: int) -> int | None:
         """Splice, reconnecting as often as allowed."""
-        moved = self._retry(
-            lambda stream: stream.splice(fd, offset, count)
-        )
+        moved = self._retry(lambda stream: stream.splice(fd, offset, count))
         if moved is None:
             return None
         self._tail = b''
@@ -213,7 +215,7 @@ class RetryingStream(base.Stream):
             except exceptions.TransferError as exc:
                 if (
                     not exc.retryable
-                    or isinstance(exc, exceptions.SourceChanged)
+                    or isinstance(exc, exceptions.SourceChanged | NotResumable)
                     or self._stopped
                 ):
                     raise
@@ -225,11 +227,11 @@ class RetryingStream(base.Stream):
         if self._position == 0:
             return
         if base.Capability.RANDOM_READ not in self._source.capabilities:
-            raise exceptions.CapabilityMissing(
+            raise NotResumable(
                 f'{error}; it cannot be read on from byte {self._position}'
             ) from error
         if self._position > self._start and not self._source.joinable:
-            raise exceptions.CapabilityMissing(
+            raise NotResumable(
                 f'{error}; without a strong validator or a digest it '
                 f'cannot be read on from byte {self._position}'
             ) from error

@@ -36,9 +36,7 @@ class ThrottledSource(base.Source):
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
         """A stream that waits its turn."""
-        return _ThrottledStream(
-            self._source.stream(offset, length), self._ctx
-        )
+        return _ThrottledStream(self._source.stream(offset, length), self._ctx)
 
     def extents(
         self, offset: int, length: int
@@ -71,9 +69,7 @@ class _ThrottledStream(base.Stream):
         return count
 
     def splice(self, fd: int, offset: int, count: int) -> int | None:
-        moved = self._stream.splice(
-            fd, offset, self._ctx.limiter.chunk(count)
-        )
+        moved = self._stream.splice(fd, offset, self._ctx.limiter.chunk(count))
         if moved is not None:
             self._ctx.sleep(self._ctx.limiter.moved(moved))
         return moved

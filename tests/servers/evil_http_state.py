@@ -126,7 +126,9 @@ def _reused(world: lab.Lab) -> list[str]:
     return found
 
 
-@lab.handler('T-13', 'a second answer after the body', lab.OK, check=_reused)
+@lab.handler(
+    'T-13', 'a second answer after the body', lab.OK_OR_FAIL, check=_reused
+)
 def splitting(request: Request, conn: Connection, data: bytes) -> None:
     resource = lab.good(data)
     _, _, start, stop = resource.plan(request)

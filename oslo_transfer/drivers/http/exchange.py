@@ -32,8 +32,6 @@ from oslo_transfer import sockets
 from oslo_transfer.drivers.http import message
 
 if typing.TYPE_CHECKING:
-    from oslo_config import cfg
-
     from oslo_transfer import context as _context
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -75,7 +73,7 @@ class Client:
     ) -> None:
         self._endpoint = endpoint
         self._ctx = ctx
-        self._options: cfg.GroupAttr = ctx.conf.oslo_transfer_http
+        self._options = ctx.conf.oslo_transfer_http
 
     def open(
         self,
@@ -98,9 +96,7 @@ class Client:
         own = True
         refreshed = False
         for _hop in range(self._options.max_redirects + 1):
-            answer = self._send(
-                method, here, headers, own, expect_continue
-            )
+            answer = self._send(method, here, headers, own, expect_continue)
             if isinstance(answer, sockets.WatchedSocket):
                 return answer
             if answer.status == 401 and own and not refreshed:
@@ -115,7 +111,7 @@ class Client:
                 else:
                     raise exceptions.AccessDenied(
                         f'{self._endpoint}: the server answers 401 '
-                        f'{answer.response.reason}; check the credentials'
+                        f'Unauthorized; check the credentials'
                     )
             if answer.status not in _REDIRECTS:
                 return answer
@@ -183,7 +179,7 @@ class Client:
             connection = http.client.HTTPConnection(
                 endpoint.host, endpoint.port
             )
-            connection.sock = watched  # type: ignore[assignment]
+            connection.sock = watched
             # http.client refuses control characters in all of these.
             connection.putrequest(
                 method, target, skip_host=True, skip_accept_encoding=True
@@ -198,9 +194,7 @@ class Client:
                 response.read_head()
             except message.Continue:
                 return watched
-            return Answer(
-                response.status, response.headers, response, watched
-            )
+            return Answer(response.status, response.headers, response, watched)
         except (http.client.HTTPException, ValueError) as exc:
             watched.close()
             raise message.translate(exc, str(self._endpoint)) from exc
@@ -275,10 +269,10 @@ class Client:
         """A connection, and what to ask for on it."""
         port = endpoint.port or _endpoint.DEFAULT_PORTS[endpoint.scheme]
         proxy = self._proxy(endpoint)
-        target = typing.cast(str, prepared.path_url)
+        target = prepared.path_url
         if proxy is None:
             watched = sockets.WatchedSocket(
-                ctx.connect(endpoint, port), ctx
+                ctx.connect(endpoint, port), ctx, str(self._endpoint)
             )
         else:
             if not ctx.trusted:
@@ -288,7 +282,7 @@ class Client:
                     f'[oslo_transfer_http] no_proxy'
                 )
             watched = sockets.WatchedSocket(
-                ctx.connect(proxy, proxy.port or 3128), ctx
+                ctx.connect(proxy, proxy.port or 3128), ctx, str(proxy)
             )
         try:
             if proxy is not None and endpoint.scheme == 'https':
@@ -338,15 +332,12 @@ class Client:
             )
         if response.status != 200:
             raise exceptions.Unavailable(
-                f'the proxy {proxy} answers {response.status} '
-                f'{response.reason}'
+                f'the proxy {proxy} answers {response.status}'
             )
 
     def _tls(self, own: bool) -> ssl.SSLContext:
         try:
-            context = ssl.create_default_context(
-                cafile=self._options.ca_file
-            )
+            context = ssl.create_default_context(cafile=self._options.ca_file)
             if own and self._options.cert_file:
                 context.load_cert_chain(
                     self._options.cert_file, self._options.key_file
@@ -366,9 +357,7 @@ def _proxy_headers(proxy: _endpoint.Endpoint) -> dict[str, str]:
     requests.auth.HTTPProxyAuth(
         proxy.username.encode(), (proxy.password or '').encode()
     )(prepared)
-    return {
-        'Proxy-Authorization': prepared.headers['Proxy-Authorization']
-    }
+    return {'Proxy-Authorization': prepared.headers['Proxy-Authorization']}
 
 
 def _matches(host: str, rule: str) -> bool:
@@ -384,13 +373,15 @@ def _matches(host: str, rule: str) -> bool:
 
 
 def error_for(
-    status: int,
-    reason: str,
-    headers: typing.Mapping[str, str],
-    where: str,
+    status: int, headers: http.client.HTTPMessage, where: str
 ) -> exceptions.TransferError:
-    """The error that a status code stands for."""
-    text = f'{where}: the server answers {status} {reason}'.rstrip()
+    """The error that a status code stands for.
+
+    The server's own reason phrase is left out: it may repeat what was
+    sent, secrets included.
+    """
+    phrase = http.client.responses.get(status, '')
+    text = f'{where}: the server answers {status} {phrase}'.rstrip()
     error: exceptions.TransferError
     if status in (401, 403):
         error = exceptions.AccessDenied(text)

@@ -24,19 +24,20 @@ class Response(http.client.HTTPResponse):
     :param method: of the request
     """
 
-    def __init__(
-        self, watched: sockets.WatchedSocket, method: str
-    ) -> None:
+    def __init__(self, watched: sockets.WatchedSocket, method: str) -> None:
         super().__init__(typing.cast(typing.Any, watched), method=method)
         self._watched = watched
-        self._reader: sockets.WatchedReader = self.fp.raw
+        self._where = watched.where
+        self._reader = typing.cast(
+            sockets.WatchedReader, typing.cast(typing.Any, self.fp).raw
+        )
         #: Raise :class:`Continue` for status 100 from now on.
         self.wants_continue = method == 'PUT'
 
     @property
     def buffered(self) -> io.BufferedReader:
         """What is read next from the connection."""
-        return typing.cast(io.BufferedReader, self.fp)
+        return self.fp
 
     def arrived_within(self, seconds: float) -> bool:
         """Whether an answer begins to arrive in time."""
@@ -54,24 +55,23 @@ class Response(http.client.HTTPResponse):
         except Continue:
             raise
         except (http.client.HTTPException, ValueError, OSError) as exc:
-            raise translate(exc, 'the answer') from exc
+            raise translate(exc, self._where) from exc
         if self._reader.at_end:
             # http.client takes a cut-off head for a complete one.
             raise exceptions.Unavailable(
-                'the connection ended within the headers of the answer'
+                f'{self._where}: the connection ended within the headers of '
+                f'the answer'
             )
         if self.headers.defects or any(
             '\x00' in value for value in self.headers.values()
         ):
             raise exceptions.ProtocolError(
-                'the answer has malformed headers'
+                f'{self._where}: the answer has malformed headers'
             )
         self._reader.budget = None
 
     def _read_status(self) -> tuple[str, int, str]:
-        found: tuple[str, int, str] = (
-            super()._read_status()  # type: ignore[misc]
-        )
+        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
         if found[1] == 100 and self.wants_continue:
             self.wants_continue = False
             while self.fp.readline(65537).strip():
@@ -136,9 +136,7 @@ def framing(headers: http.client.HTTPMessage) -> Framing:
         return Framing(None, True)
     if lengths is None:
         return Framing(None, False)
-    values = {
-        part.strip() for value in lengths for part in value.split(',')
-    }
+    values = {part.strip() for value in lengths for part in value.split(',')}
     value = values.pop()
     if values or not re.fullmatch(r'[0-9]{1,18}', value):
         raise exceptions.ProtocolError(
@@ -174,4 +172,3 @@ def content_range(value: str | None) -> ContentRange:
     if last < first or (total is not None and last >= total):
         raise exceptions.ProtocolError('an impossible Content-Range')
     return ContentRange(first, last, total)
-

@@ -50,17 +50,12 @@ class HTTPSink(base.Sink):
         )
         if isinstance(answer, exchange.Answer):
             answer.close()
-            raise self._refusal(answer.status, answer.response)
+            raise self._refusal(answer.response)
         self._watched: sockets.WatchedSocket | None = answer
 
-    def _refusal(
-        self, status: int, response: message.Response
-    ) -> exceptions.TransferError:
+    def _refusal(self, response: message.Response) -> exceptions.TransferError:
         return exchange.error_for(
-            status,
-            response.reason,
-            typing.cast('typing.Mapping[str, str]', response.headers),
-            str(self._endpoint),
+            response.status, response.headers, str(self._endpoint)
         )
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
@@ -94,19 +89,19 @@ class HTTPSink(base.Sink):
 
     def _finish(self) -> typing.NoReturn:
         """An answer came before the body was complete."""
-        status, response = self._answer()
-        if status < 400:
+        response = self._answer()
+        if response.status < 400:
             raise exceptions.ProtocolError(
-                f'{self._endpoint}: the server answers {status} after '
-                f'{self._position} bytes'
+                f'{self._endpoint}: the server answers {response.status} '
+                f'after {self._position} bytes'
             )
-        raise self._refusal(status, response)
+        raise self._refusal(response)
 
-    def _answer(self) -> tuple[int, message.Response]:
+    def _answer(self) -> message.Response:
         response = message.Response(self._connection(), 'PUT')
         response.wants_continue = False
         response.read_head()
-        return response.status, response
+        return response
 
     def sync(self) -> None:
         """Nothing: the server makes it durable before it answers."""
@@ -119,9 +114,9 @@ class HTTPSink(base.Sink):
             raise exceptions.SizeMismatch(
                 self._size, self._position, str(self._endpoint)
             )
-        status, response = self._answer()
-        if not 200 <= status < 300:
-            raise self._refusal(status, response)
+        response = self._answer()
+        if not 200 <= response.status < 300:
+            raise self._refusal(response)
         self.abort(keep=False)
 
     def abort(self, keep: bool) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import threading
 import typing
@@ -21,7 +22,7 @@ _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 def validator_of(
-    headers: typing.Mapping[str, str],
+    headers: http.client.HTTPMessage,
 ) -> base.Validator | None:
     """What tells this version from others.
 
@@ -51,9 +52,7 @@ class HTTPSource(base.Source):
         self._endpoint = endpoint
         self._client = exchange.Client(endpoint, ctx)
         self._lock = threading.Lock()
-        self.capabilities = (
-            base.Capability.READ | base.Capability.RANDOM_READ
-        )
+        self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
         self.size = None
         self._first_start = 0
         self._first = self._open_first(ctx.start)
@@ -81,9 +80,7 @@ class HTTPSource(base.Source):
             # says nothing. The first range asked for will show.
             if start or accepted.strip() == 'none' or self.size is None:
                 self.capabilities &= ~base.Capability.RANDOM_READ
-            return body.BodyStream(
-                answer, framing, None, str(self._endpoint)
-            )
+            return body.BodyStream(answer, framing, None, str(self._endpoint))
         except BaseException:
             answer.close()
             raise
@@ -116,10 +113,7 @@ class HTTPSource(base.Source):
                 f'where {status} is due'
             )
         raise exchange.error_for(
-            answer.status,
-            answer.response.reason,
-            typing.cast('typing.Mapping[str, str]', answer.headers),
-            str(self._endpoint),
+            answer.status, answer.headers, str(self._endpoint)
         )
 
     def stream(self, offset: int, length: int | None) -> base.Stream:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share: a fresh configuration, and no leftovers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from oslo_config import cfg
+import pytest
+
+import oslo_transfer
+from tests.servers import certs as servers_certs
+from tests.servers import http
+
+
+@pytest.fixture
+def conf():
+    """A configuration of its own, with limits fit for tests."""
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[], default_config_dirs=[])
+    oslo_transfer.register_opts(conf)
+    for name, value in {
+        'stall_timeout': 1.0,
+        'connect_timeout': 3.0,
+        'retry_delay': 0.01,
+        'max_retry_delay': 0.2,
+    }.items():
+        conf.set_override(name, value, group='oslo_transfer')
+    return conf
+
+
+@pytest.fixture
+def server():
+    """A well-behaved HTTP server that can be told to misbehave."""
+    with http.ScriptedHTTPServer() as running:
+        yield running
+
+
+@pytest.fixture(scope='session')
+def certs(tmp_path_factory):
+    """A throw-away CA and its certificates."""
+    return servers_certs.Certs(tmp_path_factory.mktemp('certs'))
+
+
+def open_descriptors():
+    """What this process has open, by number and target."""
+    found = set()
+    for name in os.listdir('/proc/self/fd'):
+        try:
+            found.add((name, os.readlink(f'/proc/self/fd/{name}')))
+        except FileNotFoundError:
+            pass
+    return found
+
+
+@pytest.fixture
+def nothing_left():
+    """Assert that the test leaves no thread and no descriptor behind."""
+    threads = set(threading.enumerate())
+    before = open_descriptors()
+    yield
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        left = [
+            thread
+            for thread in threading.enumerate()
+            if thread not in threads
+            and thread.name.startswith('oslo-transfer')
+        ]
+        opened = {
+            entry
+            for entry in open_descriptors() - before
+            if not entry[1].startswith(('/dev/pts', 'anon_inode'))
+        }
+        if not left and not opened:
+            return
+        threading.Event().wait(0.02)
+    assert not left
+    assert not opened
