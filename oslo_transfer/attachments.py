@@ -22,6 +22,8 @@ left alone: what it stands for may still be there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import json
@@ -29,13 +31,12 @@ import logging
 import os
 import typing
 import uuid
-from collections.abc import Callable, Mapping
 
 from oslo_transfer import context as _context
+from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import opts
 from oslo_transfer import oserrors
-from oslo_transfer.drivers import base
 
 LOG = logging.getLogger(__name__)
 

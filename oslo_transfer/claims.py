@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import dataclasses
 import threading
-from collections.abc import Iterable
 
 # Neither half of a claim that is split gets smaller than this.
 _SMALLEST_HALF = 512 * 1024

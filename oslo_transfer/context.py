@@ -9,6 +9,7 @@ does, also where sockets are green (eventlet) and cannot be interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import importlib
 import socket
@@ -16,7 +17,6 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Callable
 
 from oslo_transfer import exceptions
 from oslo_transfer import limiter as _limiter

@@ -8,30 +8,28 @@ streams while they pay. It knows sources and sinks, and no driver.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import logging
 import threading
 import time
 import typing
-from collections.abc import Sequence
 
 from oslo_transfer import claims
 from oslo_transfer import context as _context
 from oslo_transfer import digest as _digest
+from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from oslo_transfer import growth
 from oslo_transfer import journal as _journal
 from oslo_transfer import oserrors
 from oslo_transfer import progress as _progress
 from oslo_transfer import ranges
-from oslo_transfer.drivers import base
+from oslo_transfer import writer
 
 LOG = logging.getLogger(__name__)
 
 _TICK = 0.05
-_ZERO_BLOCK = 64 * 1024
-_ZEROS = bytes(_ZERO_BLOCK)
-_ZERO_BUFFER = memoryview(bytes(1 << 20))
 # Zeroing is asked for in steps, so that a cancel is noticed in between.
 _ZERO_STEP = 256 << 20
 _SPLICE = 8 << 20
@@ -82,11 +80,12 @@ class Copier:
         self._segment_bytes: int = group.segment_bytes
         self._sync_bytes: int = group.sync_bytes
         random_write = base.Capability.RANDOM_WRITE in job.sink.capabilities
-        self._detect_zeros: bool = group.detect_zeros and random_write
+        detect_zeros: bool = group.detect_zeros and random_write
+        self._writer = writer.Writer(job.sink, ctx, detect_zeros, job.taps)
         self._skip_zeros = random_write
         self._splice = (
             job.sink.fd is not None
-            and not self._detect_zeros
+            and not detect_zeros
             and job.digester is None
             and not job.taps
         )
@@ -107,10 +106,13 @@ class Copier:
         self._workers: dict[threading.Thread, base.Stream | None] = {}
         self._errors: list[BaseException] = []
         self._end: int | None = None
-        #: Bytes stored at the sink: less than moved, for zeros are not.
-        self.bytes_written = 0
         #: How the bytes moved: ``read``, ``splice`` or ``server-copy``.
         self.method = 'read'
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes stored at the sink: less than moved, zeros are not."""
+        return self._writer.bytes_written
 
     def run(self) -> int:
         """Copy everything; returns the size in bytes.
@@ -283,7 +285,7 @@ class Copier:
         ):
             self._ctx.check()
             position = claim.position
-            self._zero(position, count)
+            self._writer.zero(position, count)
             if self._job.digester is not None:
                 self._job.digester.zeros(position, count)
             self._advance(claim, count)
@@ -345,8 +347,7 @@ class Copier:
                 ) from exc
             if moved is not None:
                 self.method = 'splice'
-                with self._lock:
-                    self.bytes_written += moved
+                self._writer.stored(moved)
                 return moved
             self._splice = False
         return self._read(stream, position, min(most, self._buffer_bytes))
@@ -361,11 +362,11 @@ class Copier:
                 if not step:
                     break
                 count += step
-            if self._job.size is None and position + count > self._limit():
+            if self._job.size is None and position + count > self._job.limit:
                 raise exceptions.SizeMismatch(
-                    self._limit(), position + count, 'at least'
+                    self._job.limit, position + count, 'at least'
                 )
-            self._store(buffer[:count], position)
+            self._writer.write(buffer[:count], position)
         except BaseException:
             if digester:
                 digester.give_back(buffer)
@@ -377,9 +378,6 @@ class Copier:
                 digester.give_back(buffer)
         return count
 
-    def _limit(self) -> int:
-        return self._job.limit
-
     def _own_buffer(self) -> memoryview:
         local = threading.current_thread().__dict__
         buffer = local.get('oslo_transfer_buffer')
@@ -387,45 +385,6 @@ class Copier:
             buffer = memoryview(bytearray(self._buffer_bytes))
             local['oslo_transfer_buffer'] = buffer
         return typing.cast(memoryview, buffer)
-
-    def _store(self, view: memoryview, offset: int) -> None:
-        for tap in self._job.taps:
-            tap.update(bytes(view))
-        if not self._detect_zeros:
-            self._write(view, offset)
-            return
-        # Runs of equal kind go out as one. ``startswith`` is a memcmp
-        # without a copy, and ends at the first byte that is not zero.
-        start = 0
-        was_zero = False
-        for here in range(0, len(view), _ZERO_BLOCK):
-            block = view[here : here + _ZERO_BLOCK]
-            is_zero = _ZEROS.startswith(block)
-            if is_zero != was_zero:
-                self._flush(view[start:here], offset + start, was_zero)
-                start, was_zero = here, is_zero
-        self._flush(view[start:], offset + start, was_zero)
-
-    def _flush(self, run: memoryview, offset: int, zero: bool) -> None:
-        if zero:
-            self._zero(offset, len(run))
-        elif run:
-            self._write(run, offset)
-
-    def _write(self, view: memoryview, offset: int) -> None:
-        self._job.sink.pwrite(view, offset)
-        with self._lock:
-            self.bytes_written += len(view)
-
-    def _zero(self, offset: int, length: int) -> None:
-        if self._job.sink.zeroed or self._job.sink.zero(offset, length):
-            return
-        while length:
-            step = min(length, len(_ZERO_BUFFER))
-            self._write(_ZERO_BUFFER[:step], offset)
-            offset += step
-            length -= step
-            self._ctx.check()
 
     def _advance(self, claim: claims.Claim, count: int) -> None:
         start = claim.position

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import threading
 import typing
-from collections.abc import Callable, Mapping
 
 
 class Credentials:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import re
 import threading
 import typing
-from collections.abc import Callable
 
 from oslo_transfer import context as _context
 from oslo_transfer import exceptions

@@ -9,11 +9,11 @@ import os
 import typing
 
 from oslo_transfer import context as _context
+from oslo_transfer.drivers import base
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import fileobj
 from oslo_transfer import location as _location
-from oslo_transfer.drivers import base
 
 
 @dataclasses.dataclass(frozen=True)

@@ -181,7 +181,5 @@ class DetachError(TransferError):
         super().__init__(message, leftovers)
 
     def __str__(self) -> str:
-        left = (
-            f' (left: {", ".join(self.leftovers)})' if self.leftovers else ''
-        )
-        return f'{self.args[0]}{left}'
+        left = ', '.join(self.leftovers)
+        return f'{self.args[0]} (left: {left})' if left else str(self.args[0])

@@ -6,9 +6,9 @@ from __future__ import annotations
 import io
 import typing
 
+from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
-from oslo_transfer.drivers import base
 
 
 class FileObjectSource(base.Source):

@@ -9,8 +9,8 @@ what it brought.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+import time
 
 # How long to watch before a decision, in seconds: short at first, for a
 # short copy should profit too.

@@ -7,20 +7,20 @@ visible before it is verified, durable before it is visible.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import os
 import stat
 import typing
-from collections.abc import Iterator
 
 from oslo_transfer import context as _context
 from oslo_transfer import digest as _digest
+from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from oslo_transfer import flight as _flight
 from oslo_transfer import journal as _journal
 from oslo_transfer import oserrors
 from oslo_transfer import ranges
-from oslo_transfer.drivers import base
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import request as _request

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 import os
 import typing
-from collections.abc import Iterable, Mapping
 
 from oslo_transfer import credentials as _credentials
 from oslo_transfer import endpoint as _endpoint

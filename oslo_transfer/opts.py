@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import copy
 import os
-from collections.abc import Sequence
 
 from oslo_config import cfg
 from oslo_config import types

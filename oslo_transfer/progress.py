@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import threading
 import time
-from collections.abc import Callable
 
 #: ``progress(chunk_bytes, total_bytes)``: the bytes since the last call,
 #: and all bytes that are in place so far. Called from the thread that

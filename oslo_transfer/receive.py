@@ -10,6 +10,7 @@ import threading
 from oslo_transfer import context as _context
 from oslo_transfer import copier
 from oslo_transfer import digest as _digest
+from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
 from oslo_transfer import holdback
@@ -17,7 +18,6 @@ from oslo_transfer import journal as _journal
 from oslo_transfer import landing as _landing
 from oslo_transfer import ranges
 from oslo_transfer import request as _request
-from oslo_transfer.drivers import base
 from oslo_transfer.wrappers import retry
 from oslo_transfer.wrappers import throttle
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import typing
-from collections.abc import Mapping
 
 if typing.TYPE_CHECKING:
     from oslo_transfer.drivers.base import Attachment

@@ -15,11 +15,14 @@ strategy.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import enum
 import io
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from oslo_transfer import exceptions
 

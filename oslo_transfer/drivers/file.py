@@ -3,26 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import errno
-import fcntl
 import os
 import stat
-import struct
-import threading
 import typing
-from collections.abc import Callable, Iterator, Mapping
 
 from oslo_transfer import context as _context
+from oslo_transfer.drivers import base
+from oslo_transfer.drivers import device
+from oslo_transfer.drivers import localfs
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import flight
 from oslo_transfer import oserrors
-from oslo_transfer.drivers import base
-from oslo_transfer.drivers import localfs
-
-_BLKZEROOUT = 0x127F  # linux/fs.h
-_DEVICE_BLOCK = 4096
 
 
 class FileDriver(base.Driver):
@@ -78,7 +75,7 @@ class FileDriver(base.Driver):
         """Open a part file, or a device, for writing."""
         path = self.local_path(endpoint)
         if flight.is_device(path):
-            return DeviceSink(path, size)
+            return device.DeviceSink(path, size)
         return FileSink(
             path,
             resume=resume,
@@ -339,7 +336,7 @@ class FileSink(base.Sink):
     def pwrite(self, buffer: memoryview, offset: int) -> None:
         """Write to the part file."""
         assert self.fd is not None
-        _pwrite_all(self.fd, buffer, offset, self._part)
+        localfs.pwrite_all(self.fd, buffer, offset, self._part)
 
     def zero(self, offset: int, length: int) -> bool:
         """Make a hole."""
@@ -387,99 +384,6 @@ class FileSink(base.Sink):
         fd, self.fd = self.fd, None
         if fd is not None:
             os.close(fd)
-
-
-class DeviceSink(base.Sink):
-    """A block device, claimed for as long as it is written."""
-
-    capabilities = (
-        base.Capability.WRITE
-        | base.Capability.RANDOM_WRITE
-        | base.Capability.READBACK
-    )
-    form = 'device'
-
-    def __init__(self, path: str, size: int | None) -> None:
-        self._path = path
-        self._zeroout = threading.Event()
-        self._zeroout.set()
-        try:
-            # O_EXCL on a block device: not while it is mounted or part of
-            # something else (open(2)).
-            self.fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
-        except OSError as exc:
-            if exc.errno == errno.EBUSY:
-                raise exceptions.AccessDenied(
-                    f'{path} is in use (mounted, or part of another '
-                    f'device); it is not touched'
-                ) from exc
-            raise oserrors.translate(exc, f'opening {path}') from exc
-        self.capacity = os.lseek(self.fd, 0, os.SEEK_END)
-        if size is not None and size > self.capacity:
-            os.close(self.fd)
-            raise exceptions.NoSpace(
-                f'{path} has {self.capacity} bytes, {size} are needed'
-            )
-
-    def pwrite(self, buffer: memoryview, offset: int) -> None:
-        """Write to the device."""
-        assert self.fd is not None
-        _pwrite_all(self.fd, buffer, offset, self._path)
-
-    def zero(self, offset: int, length: int) -> bool:
-        """Have the kernel zero whole blocks; what it cannot is written.
-
-        BLKZEROOUT promises zeros, by discarding only where the device
-        promises them too (Documentation/block in the kernel).
-        """
-        assert self.fd is not None
-        if not self._zeroout.is_set() or (
-            offset % _DEVICE_BLOCK or length % _DEVICE_BLOCK
-        ):
-            return False
-        try:
-            fcntl.ioctl(
-                self.fd, _BLKZEROOUT, struct.pack('QQ', offset, length)
-            )
-        except OSError as exc:
-            if exc.errno in (errno.EIO, errno.ENOSPC, errno.EROFS):
-                raise oserrors.translate(
-                    exc, f'zeroing {self._path} at byte {offset}'
-                ) from exc
-            self._zeroout.clear()
-            return False
-        return True
-
-    def pread(self, buffer: memoryview, offset: int) -> int:
-        """Read from the device."""
-        assert self.fd is not None
-        with oserrors.os_errors(f'reading {self._path}'):
-            return os.preadv(self.fd, [buffer], offset)
-
-    def sync(self) -> None:
-        """Flush the device."""
-        assert self.fd is not None
-        with oserrors.os_errors(f'flushing {self._path}'):
-            os.fsync(self.fd)
-
-    def commit(self, size: int) -> None:
-        """Flush and let the device go."""
-        self.sync()
-        self.abort(keep=True)
-
-    def abort(self, keep: bool) -> None:
-        """Let the device go."""
-        fd, self.fd = self.fd, None
-        if fd is not None:
-            os.close(fd)
-
-
-def _pwrite_all(fd: int, buffer: memoryview, offset: int, path: str) -> None:
-    with oserrors.os_errors(f'writing {path} at byte {offset}'):
-        while buffer:
-            count = os.pwrite(fd, buffer, offset)
-            buffer = buffer[count:]
-            offset += count
 
 
 def _preallocate(fd: int, size: int) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import ctypes
 import errno
@@ -12,10 +13,10 @@ import os
 import re
 import stat
 import typing
-from collections.abc import Iterator
 
-from oslo_transfer import exceptions
 from oslo_transfer.drivers import base
+from oslo_transfer import exceptions
+from oslo_transfer import oserrors
 
 _FICLONE = 0x40049409  # linux/fs.h
 _PUNCH_HOLE = 0x02 | 0x01  # linux/falloc.h: PUNCH_HOLE | KEEP_SIZE
@@ -202,3 +203,15 @@ def sync_directory(path: str) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def pwrite_all(fd: int, buffer: memoryview, offset: int, path: str) -> None:
+    """Write all of a buffer.
+
+    :param path: names the file in errors
+    """
+    with oserrors.os_errors(f'writing {path} at byte {offset}'):
+        while buffer:
+            count = os.pwrite(fd, buffer, offset)
+            buffer = buffer[count:]
+            offset += count

@@ -17,9 +17,9 @@ from oslo_transfer import result as _result
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
+    from oslo_transfer.drivers import base as drivers_base
     from oslo_transfer import landing as _landing
     from oslo_transfer import request as _request
-    from oslo_transfer.drivers import base as drivers_base
 
 #: What a completing strategy leaves at the destination.
 COMPLETE = frozenset({'file', 'device'})

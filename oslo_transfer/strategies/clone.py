@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import typing
 
-from oslo_transfer import exceptions
 from oslo_transfer.drivers import base as drivers_base
+from oslo_transfer import exceptions
 from oslo_transfer.strategies import base
 
 if typing.TYPE_CHECKING:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import typing
 
 from oslo_transfer import attempts as _attempts
+from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import exceptions
 from oslo_transfer import receive
-from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer.strategies import base
 from oslo_transfer.wrappers import retry
 

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import logging
 import random
 import threading
 import typing
-from collections.abc import Callable, Iterator
 
-from oslo_transfer import exceptions
 from oslo_transfer.drivers import base
+from oslo_transfer import exceptions
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterator
+import typing
 
 from oslo_transfer.drivers import base
 

@@ -9,10 +9,10 @@ import re
 import threading
 import typing
 
-from oslo_transfer import exceptions
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.http import exchange
 from oslo_transfer.drivers.http import message
+from oslo_transfer import exceptions
 
 _DRAIN = 64 * 1024  # The size of the connection's read buffer.
 _CHUNK_LINE = re.compile(rb'([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n')

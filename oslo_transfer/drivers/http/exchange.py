@@ -15,9 +15,7 @@ import dataclasses
 import email.utils
 import http.client
 import importlib.metadata
-import ipaddress
 import netrc
-import ssl
 import time
 import typing
 import urllib.parse
@@ -26,10 +24,11 @@ import requests
 import requests.auth
 import requests.exceptions
 
+from oslo_transfer.drivers.http import connect
+from oslo_transfer.drivers.http import message
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import sockets
-from oslo_transfer.drivers.http import message
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -172,7 +171,7 @@ class Client:
         prepared = self._prepare(method, endpoint, headers, own)
         if expect_continue:
             prepared.headers['Expect'] = '100-continue'
-        watched, target = self._connect(
+        watched, target = connect.connect(
             endpoint, self._ctx.replace(trusted=trusted), own, prepared
         )
         try:
@@ -256,120 +255,6 @@ class Client:
                 f'[oslo_transfer_http] netrc_file: {exc}'
             ) from exc
         return (found[0], found[2] or '') if found else None
-
-    # Connecting
-
-    def _connect(
-        self,
-        endpoint: _endpoint.Endpoint,
-        ctx: _context.Context,
-        own: bool,
-        prepared: requests.PreparedRequest,
-    ) -> tuple[sockets.WatchedSocket, str]:
-        """A connection, and what to ask for on it."""
-        port = endpoint.port or _endpoint.DEFAULT_PORTS[endpoint.scheme]
-        proxy = self._proxy(endpoint)
-        target = prepared.path_url
-        if proxy is None:
-            watched = sockets.WatchedSocket(
-                ctx.connect(endpoint, port), ctx, str(self._endpoint)
-            )
-        else:
-            if not ctx.trusted:
-                raise exceptions.PolicyRefused(
-                    f'{endpoint.host} would be reached by a proxy, where '
-                    f'untrusted URLs and redirects cannot be checked; see '
-                    f'[oslo_transfer_http] no_proxy'
-                )
-            watched = sockets.WatchedSocket(
-                ctx.connect(proxy, proxy.port or 3128), ctx, str(proxy)
-            )
-        try:
-            if proxy is not None and endpoint.scheme == 'https':
-                self._tunnel(watched, proxy, endpoint.host, port)
-            elif proxy is not None:
-                target = f'http://{endpoint.netloc}{target}'
-                prepared.headers.update(_proxy_headers(proxy))
-            if endpoint.scheme == 'https':
-                watched.handshake(self._tls(own), endpoint.host)
-        except BaseException:
-            watched.close()
-            raise
-        return watched, target
-
-    def _proxy(
-        self, endpoint: _endpoint.Endpoint
-    ) -> _endpoint.Endpoint | None:
-        url = self._options[f'{endpoint.scheme}_proxy']
-        if not url or any(
-            _matches(endpoint.host, rule) for rule in self._options.no_proxy
-        ):
-            return None
-        proxy = _endpoint.parse(url)
-        if proxy.scheme != 'http':
-            raise exceptions.ConfigurationError(
-                f'[oslo_transfer_http] {endpoint.scheme}_proxy must be an '
-                f'http URL'
-            )
-        return proxy
-
-    def _tunnel(
-        self,
-        watched: sockets.WatchedSocket,
-        proxy: _endpoint.Endpoint,
-        host: str,
-        port: int,
-    ) -> None:
-        there = f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
-        lines = [f'CONNECT {there} HTTP/1.1', f'Host: {there}']
-        lines += [f'{k}: {v}' for k, v in _proxy_headers(proxy).items()]
-        watched.sendall('\r\n'.join([*lines, '', '']).encode())
-        response = message.Response(watched, 'CONNECT')
-        response.read_head()
-        if response.status == 407:
-            raise exceptions.AccessDenied(
-                f'the proxy {proxy} wants other credentials (407)'
-            )
-        if response.status != 200:
-            raise exceptions.Unavailable(
-                f'the proxy {proxy} answers {response.status}'
-            )
-
-    def _tls(self, own: bool) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._options.ca_file)
-            if own and self._options.cert_file:
-                context.load_cert_chain(
-                    self._options.cert_file, self._options.key_file
-                )
-        except (OSError, ssl.SSLError) as exc:
-            raise exceptions.ConfigurationError(
-                f'[oslo_transfer_http] ca_file, cert_file or key_file '
-                f'cannot be used: {exc}'
-            ) from exc
-        return context
-
-
-def _proxy_headers(proxy: _endpoint.Endpoint) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    prepared = requests.Request('GET', proxy.url()).prepare()
-    requests.auth.HTTPProxyAuth(
-        proxy.username.encode(), (proxy.password or '').encode()
-    )(prepared)
-    return {'Proxy-Authorization': prepared.headers['Proxy-Authorization']}
-
-
-def _matches(host: str, rule: str) -> bool:
-    rule = rule.strip().lower()
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(
-            rule, strict=False
-        )
-    except ValueError:
-        return host == rule.lstrip('.') or host.endswith(
-            '.' + rule.lstrip('.')
-        )
 
 
 def error_for(

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import typing
 
-from oslo_transfer import endpoint as _endpoint
-from oslo_transfer import exceptions
-from oslo_transfer import sockets
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.http import exchange
 from oslo_transfer.drivers.http import message
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import exceptions
+from oslo_transfer import sockets
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context

@@ -8,12 +8,12 @@ import re
 import threading
 import typing
 
-from oslo_transfer import endpoint as _endpoint
-from oslo_transfer import exceptions
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.http import body
 from oslo_transfer.drivers.http import exchange
 from oslo_transfer.drivers.http import message
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import exceptions
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
