@@ -20,10 +20,14 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import enum
 import io
 import typing
 
+from oslo_transfer.drivers.capability import Capability
+from oslo_transfer.drivers.layout import Extent
+from oslo_transfer.drivers.layout import Geometry
+from oslo_transfer.drivers.layout import Pieces
+from oslo_transfer.drivers.layout import Validator
 from oslo_transfer import exceptions
 
 if typing.TYPE_CHECKING:
@@ -32,106 +36,18 @@ if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer import endpoint as _endpoint
 
-
-class Capability(enum.Flag):
-    """What a driver, or one of its open handles, can do.
-
-    A handle may have fewer than its driver (an HTTP server without
-    ranges): it is asked once, right after it was opened. A source may lose
-    RANDOM_READ later, by raising :class:`CapabilityMissing` from
-    ``stream()``, when the peer turns out not to keep its word.
-    """
-
-    help: str
-
-    def __new__(cls, value: int, text: str = '') -> Capability:
-        """Carry the description along with each member."""
-        member = object.__new__(cls)
-        member._value_ = value
-        member.help = text
-        return member
-
-    READ = 1 << 0, 'opens sources: data can be read from it'
-    RANDOM_READ = (
-        1 << 1,
-        'streams start at any offset, several at once',
-    )
-    EXTENTS = 1 << 2, 'sources tell their holes apart from data'
-    PIECES = 1 << 3, 'sources have a digest for each piece'
-    WRITE = 1 << 4, 'opens sinks: data can be written to it'
-    RANDOM_WRITE = (
-        1 << 5,
-        'sinks take bytes at any offset, from several threads at once',
-    )
-    ATOMIC = 1 << 6, 'nothing is visible before a sink is committed'
-    READBACK = 1 << 7, 'sinks can be read before they are committed'
-    RESUME = 1 << 8, 'sinks can go on with what an earlier one has kept'
-    ATTACH = 1 << 9, 'makes a remote object readable in place'
-    CLONE = 1 << 10, 'fills a file without moving a byte (reflink)'
-    FILL = 1 << 11, 'fills a file by a transport of its own'
-    LOCAL_FILL = 1 << 12, 'fills a file from another local path'
-    LOCAL_PATH = 1 << 13, 'its endpoints are paths on this host'
-    POLICED = (
-        1 << 14,
-        'connects only through the context, so the URL policy holds: may '
-        'serve untrusted URLs',
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Validator:
-    """What tells one version of an object from another.
-
-    :ivar value: compared as a whole, for equality only
-    :ivar strong: equal values promise equal bytes (RFC 9110, 8.8.1)
-    """
-
-    value: str
-    strong: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """How a source wants to be read.
-
-    :ivar align: offsets and lengths should be multiples of this, in bytes
-    :ivar preferred: a good size of one read, in bytes
-    :ivar max_request: the most bytes that one stream may cover, or None
-    :ivar max_streams: how many streams may be open at once
-    """
-
-    align: int = 1
-    preferred: int = 1 << 20
-    max_request: int | None = None
-    max_streams: int = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Extent:
-    """A run of bytes that is all data, or reads as zeros.
-
-    :ivar offset: in bytes
-    :ivar length: in bytes, never 0
-    :ivar data: False if it is known to read as zeros
-    """
-
-    offset: int
-    length: int
-    data: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """Digests of equal parts of a source.
-
-    :ivar algorithm: a ``hashlib`` name
-    :ivar length: the length of each piece but the last, in bytes
-    :ivar digests: one for each piece, in order
-    """
-
-    algorithm: str
-    length: int
-    digests: Sequence[bytes]
+__all__ = (
+    'Attachment',
+    'Capability',
+    'Driver',
+    'Extent',
+    'Geometry',
+    'Pieces',
+    'Sink',
+    'Source',
+    'Stream',
+    'Validator',
+)
 
 
 class Stream(io.RawIOBase):

@@ -118,6 +118,8 @@ class HTTPSource(base.Source):
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
         """The body of the first GET, or a new request with a range."""
+        if self._ends_before(offset, length):
+            return _Nothing()
         with self._lock:
             first, self._first = self._first, None
         if first is not None:
@@ -134,6 +136,18 @@ class HTTPSource(base.Source):
         ):
             return self._whole(length)
         return self._range(offset, length)
+
+    def _ends_before(self, offset: int, length: int | None) -> bool:
+        """Whether there is nothing to ask for: HTTP has no empty range."""
+        if self.size is None:
+            return length == 0
+        end = self.size if length is None else offset + length
+        if not 0 <= offset <= end <= self.size:
+            raise exceptions.SourceChanged(
+                f'{self._endpoint} has {self.size} bytes; {offset}..{end} '
+                f'were asked for'
+            )
+        return offset == end
 
     def _whole_rest(self, offset: int) -> int | None:
         return None if self.size is None else self.size - offset
@@ -230,6 +244,13 @@ class HTTPSource(base.Source):
             first, self._first = self._first, None
         if first is not None:
             first.close()
+
+
+class _Nothing(base.Stream):
+    """An empty run."""
+
+    def readinto(self, buffer: typing.Any) -> int:
+        return 0
 
 
 class _Limited(base.Stream):
