@@ -11,7 +11,7 @@ import typing
 
 from oslo_config import cfg
 
-from oslo_transfer import attachments as _attachments
+from oslo_transfer import attachment_records
 from oslo_transfer import call as _call
 from oslo_transfer import context as _context
 from oslo_transfer import digest as _digest
@@ -182,7 +182,7 @@ def attach(
     :raises AttachError: it did not work
     """
     call = _call.Call(conf, cancel, deadline, None)
-    return _attachments.attach(ends.end_of(src, call.driver), call.ctx)
+    return attachment_records.attach(ends.end_of(src, call.driver), call.ctx)
 
 
 def attachments(
@@ -193,7 +193,7 @@ def attachments(
     :param conf: as for :func:`copy`
     """
     call = _call.Call(conf, None, None, None)
-    return _attachments.load_all(call.ctx, call.driver)
+    return attachment_records.load_all(call.ctx, call.driver)
 
 
 def detach(

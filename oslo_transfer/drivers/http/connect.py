@@ -127,6 +127,8 @@ def _proxy_headers(proxy: _endpoint.Endpoint) -> dict[str, str]:
 def _tls(options: typing.Any, own: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options.ca_file)
+        # Some builds of Python take a cut-off connection for its end.
+        context.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)
         if own and options.cert_file:
             context.load_cert_chain(options.cert_file, options.key_file)
     except (OSError, ssl.SSLError) as exc:
