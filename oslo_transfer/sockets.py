@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import io
 import os
-import select
 import socket
 import ssl
 import sys
@@ -72,6 +71,8 @@ class WatchedSocket:
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0
         self._closed = False
+        # A byte that looking for an answer has read.
+        self._early = b''
         #: Seconds spent waiting for the peer.
         self.waited = 0.0
         sock.settimeout(_context.TICK)
@@ -82,6 +83,9 @@ class WatchedSocket:
         :raises Stalled: the peer is too slow
         :raises Unavailable: the connection broke
         """
+        if self._early and buffer:
+            buffer[:1], self._early = self._early, b''
+            return 1
         return self._patiently(self._sock.recv_into, buffer)
 
     def send(self, data: memoryview) -> int:
@@ -234,37 +238,36 @@ class WatchedSocket:
     def readable_within(self, seconds: float) -> bool:
         """Whether bytes, or the end, arrive in time."""
         end = time.monotonic() + seconds
-        while True:
-            if self.unread() or self._ended():
-                return True
+        while self._look() is None:
             left = end - time.monotonic()
             if left <= 0:
                 return False
             self._ctx.sleep(min(left, 0.02))
-
-    def _ended(self) -> bool:
-        if isinstance(self._sock, ssl.SSLSocket):
-            # What is decrypted does not show before it is read: look at
-            # the bytes below.
-            with contextlib.suppress(OSError):
-                return bool(select.select([self._sock], [], [], 0)[0])
-        try:
-            return not self._sock.recv(
-                1, socket.MSG_PEEK | socket.MSG_DONTWAIT
-            )
-        except OSError as exc:
-            return not isinstance(exc, BlockingIOError)
+        return True
 
     def unread(self) -> bool:
         """Whether at least one byte has arrived that nobody read."""
-        if isinstance(self._sock, ssl.SSLSocket):
-            return self._sock.pending() > 0
+        return bool(self._look())
+
+    def _look(self) -> bytes | None:
+        """The next byte without waiting; empty at the end, None if none."""
+        if self._early:
+            return self._early
         try:
-            return bool(
-                self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            )
-        except OSError:
-            return False
+            # MSG_DONTWAIT is not enough: with a timeout Python waits first.
+            self._sock.settimeout(0)
+            if not isinstance(self._sock, ssl.SSLSocket):
+                return self._sock.recv(1, socket.MSG_PEEK)
+            # TLS has no peeking, so the byte is kept for the next read.
+            self._early = self._sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except (OSError, ValueError):
+            return b''
+        finally:
+            with contextlib.suppress(OSError):
+                self._sock.settimeout(_context.TICK)
+        return self._early
 
     def makefile(self, mode: str, *_args: typing.Any) -> io.BufferedReader:
         """A buffered reader, as ``http.client`` asks for it."""

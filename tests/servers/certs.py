@@ -84,6 +84,8 @@ class Certs:
     ) -> ssl.SSLContext:
         """Return a strict client's context that trusts this authority."""
         context = ssl.create_default_context(cafile=self.ca_file)
+        # Some builds of Python take a cut-off connection for its end.
+        context.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)
         if with_certificate:
             context.load_cert_chain(*self.pair('client'))
         return context
