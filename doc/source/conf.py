@@ -39,4 +39,7 @@ apidoc_toc_file = False
 # it: two targets for one object, and either will do.
 suppress_warnings = ['ref.python']
 
+# The commands are the library's own, and need no word about it.
+autoprogram_cliff_app_dist_name = 'oslo.transfer'
+
 autodoc_member_order = 'bysource'
