@@ -35,6 +35,7 @@ import uuid
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer import ends
+from oslo_transfer import exceptions
 from oslo_transfer import opts
 from oslo_transfer import oserrors
 
@@ -103,7 +104,15 @@ def load_all(
         try:
             attachment = _read(path)
             driver = open_driver(attachment.driver)
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+            exceptions.DriverNotFound,
+            exceptions.DriverLoadError,
+        ) as exc:
             LOG.warning('the record %s cannot be used: %s', path, exc)
             continue
         found.append(
@@ -127,6 +136,8 @@ def _detacher(
 def _read(path: str) -> base.Attachment:
     with open(path) as file:
         fields = json.load(file)
+    if not isinstance(fields, dict):
+        raise ValueError('it is not a JSON object')
     version = fields.pop('version')
     if version != _VERSION:
         raise ValueError(f'version {version} is not {_VERSION}')
@@ -163,5 +174,8 @@ def _write(path: str, attachment: base.Attachment) -> None:
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with (
+        oserrors.os_errors(f'removing {path}'),
+        contextlib.suppress(FileNotFoundError),
+    ):
         os.unlink(path)

@@ -16,7 +16,7 @@ def attempt(
     return _result.Attempt(
         strategy=strategy,
         location=location,
-        reason=str(error),
+        reason=str(error).removeprefix(f'{location}: '),
         error=type(error).__name__,
         retryable=error.retryable,
     )

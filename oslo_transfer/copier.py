@@ -9,6 +9,7 @@ streams while they pay. It knows sources and sinks, and no driver.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -30,6 +31,7 @@ from oslo_transfer import writer
 LOG = logging.getLogger(__name__)
 
 _TICK = 0.05
+_PATIENCE = 0.5
 # Zeroing is asked for in steps, so that a cancel is noticed in between.
 _ZERO_STEP = 256 << 20
 _SPLICE = 8 << 20
@@ -97,6 +99,7 @@ class Copier:
             if job.parallel and random_write and job.size is not None
             else 1
         )
+        self._mine = threading.local()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._in_place = job.held.copy()
@@ -104,7 +107,10 @@ class Copier:
         self._unsynced = 0
         self._syncing: threading.Thread | None = None
         self._workers: dict[threading.Thread, base.Stream | None] = {}
+        # Those whose work has ended, though their thread may have not.
+        self._ended: set[threading.Thread] = set()
         self._errors: list[BaseException] = []
+        self._sync_error: Exception | None = None
         self._end: int | None = None
         #: How the bytes moved: ``read``, ``splice`` or ``server-copy``.
         self.method = 'read'
@@ -113,6 +119,11 @@ class Copier:
     def bytes_written(self) -> int:
         """Bytes stored at the sink: less than moved, zeros are not."""
         return self._writer.bytes_written
+
+    @property
+    def damaged(self) -> bool:
+        """Whether bytes are lost that were written: a flush failed."""
+        return self._sync_error is not None
 
     def run(self) -> int:
         """Copy everything; returns the size in bytes.
@@ -131,8 +142,7 @@ class Copier:
                 self._ctx.check()
                 self._checkpoint()
                 self._grow()
-            if self._errors:
-                raise self._errors[0]
+            self._wait_for_sync()
         finally:
             self._stop_all()
         self._job.progress.tell(at_once=True)
@@ -152,23 +162,21 @@ class Copier:
 
     def _reap(self) -> None:
         """Forget workers that ended; give up if the last one failed."""
-        for worker in [w for w in self._workers if not w.is_alive()]:
-            del self._workers[worker]
-        if not self._errors:
-            return
-        error = self._errors[0]
-        alone = not self._workers
-        bearable = isinstance(error, exceptions.CapabilityMissing) or (
-            isinstance(error, exceptions.TransferError)
-            and error.retryable
-            and not isinstance(error, exceptions.SourceChanged)
-        )
-        if not bearable or alone:
-            raise error
-        # One stream too many for this server: the others do its part.
-        LOG.info('going on with %d streams: %s', len(self._workers), error)
-        self._errors.clear()
-        self._growth.refused()
+        with self._lock:
+            errors, self._errors = self._errors, []
+            for worker in self._ended & self._workers.keys():
+                del self._workers[worker]
+        if self._sync_error is not None:
+            raise self._sync_error
+        for error in errors:
+            if not _is_bearable(error) or not self._workers:
+                raise error
+            # One stream too many for this server: the others do its part.
+            LOG.info('going on with %d streams: %s', len(self._workers), error)
+            self._growth.refused()
+        if not self._workers and self._list.unfinished:
+            # They had just ended, and did not see what was given back.
+            self._add_worker()
 
     def _grow(self) -> None:
         streams = [s for s in self._workers.values() if s is not None]
@@ -191,7 +199,8 @@ class Copier:
             return
         if self._syncing is not None and self._syncing.is_alive():
             return
-        self._unsynced = 0
+        with self._lock:
+            self._unsynced = 0
         self._syncing = threading.Thread(
             target=self._sync, name='oslo-transfer-sync', daemon=True
         )
@@ -207,8 +216,15 @@ class Copier:
                 self._synced = safe
                 self._job.journal.save(self._in_place, safe, durable=True)
         except Exception as exc:
-            with self._changed:
-                self._errors.append(exc)
+            self._sync_error = exc
+
+    def _wait_for_sync(self) -> None:
+        """See how the last flush ends: its error is told only once."""
+        while self._syncing is not None and self._syncing.is_alive():
+            self._ctx.check()
+            self._syncing.join(_TICK)
+        if self._sync_error is not None:
+            raise self._sync_error
 
     def _stop_all(self) -> None:
         if self._workers:
@@ -217,20 +233,22 @@ class Copier:
         for stream in list(self._workers.values()):
             if stream is not None:
                 stream.close()
-        threads = [*self._workers]
-        if self._syncing is not None:
-            threads.append(self._syncing)
-        for thread in threads:
+        for thread in {*self._workers, *self._ended}:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 LOG.warning('%s is stuck and left behind', thread.name)
-        with self._lock:
+        if self._syncing is not None:
+            # A flush cannot be interrupted, but it can be left alone.
+            self._syncing.join(_PATIENCE)
+        # The note before stays valid if this one cannot be made.
+        with self._lock, contextlib.suppress(exceptions.TransferError):
             self._save_journal()
 
     # A worker
 
     def _work(self) -> None:
         me = threading.current_thread()
+        error: BaseException | None = None
         try:
             while (
                 claim := self._list.take(split=self._job.parallel)
@@ -242,12 +260,16 @@ class Copier:
                     raise
                 self._list.finish(claim)
         except BaseException as exc:
-            with self._changed:
-                self._errors.append(exc)
-        finally:
-            with self._changed:
+            error = exc
+        with self._changed:
+            try:
                 self._save_journal()
-                self._changed.notify_all()
+            except Exception as exc:
+                error = error or exc
+            if error is not None:
+                self._errors.append(error)
+            self._ended.add(me)
+            self._changed.notify_all()
 
     def _run_claim(self, claim: claims.Claim, me: threading.Thread) -> None:
         noted = claim.position
@@ -311,6 +333,7 @@ class Copier:
             if not count:
                 break
             self._advance(claim, count)
+            self._ctx.breathe()
             if claim.position - noted >= self._segment_bytes:
                 noted = claim.position
                 with self._lock:
@@ -357,11 +380,14 @@ class Copier:
         buffer = digester.buffer() if digester else self._own_buffer()
         count = 0
         try:
+            # A slow source shows progress before the buffer is full.
+            enough = time.monotonic() + _PATIENCE
             while count < most:
                 step = stream.readinto(buffer[count:most])
-                if not step:
-                    break
                 count += step
+                # Time is looked at last: no bytes would mean the end.
+                if not step or time.monotonic() >= enough:
+                    break
             if self._job.size is None and position + count > self._job.limit:
                 raise exceptions.SizeMismatch(
                     self._job.limit, position + count, 'at least'
@@ -379,12 +405,9 @@ class Copier:
         return count
 
     def _own_buffer(self) -> memoryview:
-        local = threading.current_thread().__dict__
-        buffer = local.get('oslo_transfer_buffer')
-        if buffer is None:
-            buffer = memoryview(bytearray(self._buffer_bytes))
-            local['oslo_transfer_buffer'] = buffer
-        return typing.cast(memoryview, buffer)
+        if not hasattr(self._mine, 'buffer'):
+            self._mine.buffer = memoryview(bytearray(self._buffer_bytes))
+        return typing.cast(memoryview, self._mine.buffer)
 
     def _advance(self, claim: claims.Claim, count: int) -> None:
         start = claim.position
@@ -398,3 +421,12 @@ class Copier:
         """Note what is in place; the lock is held."""
         if self._job.journal is not None:
             self._job.journal.save(self._in_place, self._synced)
+
+
+def _is_bearable(error: BaseException) -> bool:
+    """Whether other streams can do what one could not."""
+    return isinstance(error, exceptions.CapabilityMissing) or (
+        isinstance(error, exceptions.TransferError)
+        and error.retryable
+        and not isinstance(error, exceptions.SourceChanged)
+    )

@@ -9,8 +9,10 @@ differently the next time (rebinding) gains nothing.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
+import re
 import socket
 import typing
 
@@ -63,14 +65,32 @@ def _is_public(address: Address) -> bool:
 
 
 def _is_ours(address: Address) -> bool:
-    """Whether an interface of this host has the address."""
+    """Whether an interface of this host has the address.
+
+    A datagram socket that is connected sends nothing, but shows which of
+    our addresses would be the sender: to ourselves it is the same one. To
+    a further IPv4 address in one network it is the first one, so that one
+    is looked up in the routing table, see proc_net(5).
+    """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.bind((str(address), 0))
-    except OSError:
-        return False
-    return True
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(family, socket.SOCK_DGRAM) as probe,
+    ):
+        probe.connect((str(address), 9))
+        if probe.getsockname()[0] == str(address):
+            return True
+    with (
+        contextlib.suppress(OSError),
+        open('/proc/net/fib_trie') as table,
+    ):
+        return address.version == 4 and bool(
+            re.search(
+                rf'\|-- {re.escape(str(address))}\n\s+/32 host LOCAL',
+                table.read(),
+            )
+        )
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
