@@ -103,12 +103,20 @@ def _load(namespace: str, name: str) -> typing.Any:
     return manager.driver
 
 
+def _package(namespace: str, name: str) -> str:
+    """The package that offers a name; stevedore's cache forgets it."""
+    for point in importlib.metadata.entry_points(group=namespace, name=name):
+        if point.dist is not None:
+            return point.dist.name
+    return 'its package'
+
+
 def _fail(
-    _manager: typing.Any,
+    manager: typing.Any,
     point: importlib.metadata.EntryPoint,
     error: BaseException,
 ) -> typing.NoReturn:
-    package = point.dist.name if point.dist else 'its package'
+    package = _package(manager.namespace, point.name)
     if isinstance(error, ImportError) and point.extras:
         advice = f"pip install '{package}[{point.extras[0]}]'"
     else:

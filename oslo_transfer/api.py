@@ -228,7 +228,8 @@ def _reused(
         source=str(request.sources[0]),
         destination=str(request.destination),
         form='file',
-        verified=digest is not None,
+        verified=request.digest is not None
+        and request.digest.value is not None,
         attachment=None,
         bytes_written=0,
         bytes_by_origin={'resumed': size} if size else {},

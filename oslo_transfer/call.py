@@ -164,8 +164,9 @@ class Call:
                     exc.attempts or [_attempts.attempt(name, '', exc)]
                 )
                 # What was only passed over is no answer to the caller.
-                if last is None or not isinstance(
-                    exc, exceptions.CapabilityMissing
+                if not isinstance(exc, exceptions.CapabilityMissing) or (
+                    last is None
+                    or isinstance(last, exceptions.CapabilityMissing)
                 ):
                     last = exc
                 continue

@@ -102,6 +102,16 @@ class Context:
                 'the deadline of the call has passed'
             )
 
+    def breathe(self) -> None:
+        """Check, and let the other green threads of the process run.
+
+        Called for each chunk by what reads and writes files, for only
+        sockets do that by themselves.
+        """
+        self.check()
+        if _threads_are_green():
+            time.sleep(0)
+
     def sleep(self, seconds: float) -> None:
         """Wait, ending early only by raising what :meth:`check` raises."""
         end = time.monotonic() + seconds

@@ -121,6 +121,12 @@ class Copier:
         return self._writer.bytes_written
 
     @property
+    def total(self) -> int:
+        """Bytes in place, those that were there before included."""
+        with self._lock:
+            return self._in_place.total
+
+    @property
     def damaged(self) -> bool:
         """Whether bytes are lost that were written: a flush failed."""
         return self._sync_error is not None

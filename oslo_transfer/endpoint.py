@@ -15,10 +15,11 @@ import urllib.parse
 
 from oslo_transfer import exceptions
 
-_SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*):')
-# Never legal in a URL: control characters, white space, and the backslash
-# that some parsers take for a slash.
-_FORBIDDEN = re.compile(r'[\x00-\x20\x7f\\]')
+_SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]{0,63}):')
+_LIKE_URL = re.compile(r'[^/]*://')
+# Never legal in a URL: control characters, white space, the backslash that
+# some parsers take for a slash, and halves of characters.
+_FORBIDDEN = re.compile(r'[\x00-\x20\x7f\\\ud800-\udfff]')
 _MAX_LENGTH = 64 * 1024
 
 DEFAULT_PORTS = {'http': 80, 'https': 443}
@@ -108,12 +109,18 @@ def parse(text: str | os.PathLike[str]) -> Endpoint:
         )
     match = _SCHEME.match(text)
     if match is None:
+        # A typing error must not turn a URL, with its login, into a path.
+        if _LIKE_URL.match(text):
+            raise exceptions.InvalidEndpoint(
+                'a URL has a malformed scheme; name a local file that looks '
+                'like this as "./NAME"'
+            )
         return _local(text)
     scheme = match.group(1).lower()
     if _FORBIDDEN.search(text):
         raise exceptions.InvalidEndpoint(
-            f'a {scheme} URL holds white space, a control character or a '
-            f'backslash; percent-encode it'
+            f'a {scheme} URL holds white space, a control character, a '
+            f'backslash or half a character; percent-encode it'
         )
     if not text[match.end() :].startswith('//'):
         raise exceptions.InvalidEndpoint(
@@ -126,6 +133,12 @@ def parse(text: str | os.PathLike[str]) -> Endpoint:
 def _local(path: str) -> Endpoint:
     if '\x00' in path:
         raise exceptions.InvalidEndpoint('a path holds a NUL character')
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise exceptions.InvalidEndpoint(
+            'a path holds characters that no file name can have'
+        ) from None
     return Endpoint('file', path=path)
 
 
@@ -194,13 +207,17 @@ def _host(scheme: str, host: str) -> str:
         raise exceptions.InvalidEndpoint(f'a {scheme} URL names no host')
     if host.startswith('['):
         try:
-            # A zone (%eth0) is refused with the rest: it names an
-            # interface of this host, which no URL should choose.
-            return ipaddress.IPv6Address(host[1:-1].split('%')[0]).compressed
+            address = ipaddress.IPv6Address(host[1:-1])
         except ValueError:
             raise exceptions.InvalidEndpoint(
                 f'a {scheme} URL has a malformed IPv6 address'
             ) from None
+        if address.scope_id is not None:
+            raise exceptions.InvalidEndpoint(
+                f'a {scheme} URL has an IPv6 address with a zone; it would '
+                f'choose an interface of this host'
+            )
+        return address.compressed
     host = urllib.parse.unquote(host)
     if not host.isascii():
         try:

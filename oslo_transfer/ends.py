@@ -119,10 +119,15 @@ class FileObjectEnd:
 
     def __init__(self, file: typing.Any) -> None:
         self._file = file
+        self._source: fileobj.FileObjectSource | None = None
+        self._sink: fileobj.FileObjectSink | None = None
 
     def open_source(self, ctx: _context.Context) -> base.Source:
-        """Read from where the object stands."""
-        return fileobj.FileObjectSource(self._file)
+        """Read from where the object stood at first."""
+        if self._source is None:
+            self._source = fileobj.FileObjectSource(self._file)
+        self._source.rewind()
+        return self._source
 
     def open_sink(
         self,
@@ -132,8 +137,14 @@ class FileObjectEnd:
         resume: bool,
         overwrite: bool,
     ) -> base.Sink:
-        """Write from where the object stands."""
-        return fileobj.FileObjectSink(self._file)
+        """Write from where the object stood at first.
+
+        :raises CapabilityMissing: it was written to, and cannot be rewound
+        """
+        if self._sink is None:
+            self._sink = fileobj.FileObjectSink(self._file)
+        self._sink.rewind()
+        return self._sink
 
     def fill(self, part_path: str, ctx: _context.Context) -> str:
         """A file object has no means of its own.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 import typing
 
 from oslo_transfer.drivers import base
@@ -25,7 +26,15 @@ class FileObjectSource(base.Source):
 
     def __init__(self, file: typing.Any) -> None:
         self._file = file
+        self._start = _position(file)
         self._used = False
+
+    def rewind(self) -> None:
+        """Go back to where it stood, if it can, to be read again."""
+        if self._used and self._start is not None:
+            with oserrors.os_errors('rewinding the source'):
+                self._file.seek(self._start)
+            self._used = False
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
         """The one stream that there is.
@@ -55,6 +64,7 @@ class _FileObjectStream(base.Stream):
             view = view[: self._left]
         if not view:
             return 0
+        count: int | None = None
         with oserrors.os_errors('reading the source'):
             # A read of all at once may block for all of it, but a raw or
             # socket file returns what is there.
@@ -64,12 +74,17 @@ class _FileObjectStream(base.Stream):
                 count = self._file.readinto(view)
             else:
                 data = self._file.read(len(view))
-                count = len(data)
-                view[:count] = data
-        count = count or 0
+                if data is not None:
+                    count = len(data)
+                    view[:count] = data
+        if count is None:
+            # Which is not the end: nothing is there yet.
+            raise exceptions.InvalidEndpoint(
+                'a file object in non-blocking mode cannot be read from'
+            )
         if self._left is not None:
             self._left -= count
-        return int(count)
+        return count
 
 
 class FileObjectSink(base.Sink):
@@ -85,11 +100,34 @@ class FileObjectSink(base.Sink):
 
     def __init__(self, file: typing.Any) -> None:
         self._file = file
-        self.wrote_any = False
+        self._wrote = False
+        self._start = _position(file)
+        with oserrors.os_errors('looking at the destination'):
+            # What the caller has behind it must not be cut off.
+            if self._start is not None and not (
+                hasattr(file, 'truncate') and _is_at_end(file, self._start)
+            ):
+                self._start = None
+
+    def rewind(self) -> None:
+        """Take back what was written, to begin again.
+
+        :raises CapabilityMissing: the object cannot do that
+        """
+        if not self._wrote:
+            return
+        if self._start is None:
+            raise exceptions.CapabilityMissing(
+                'the file object was written to and cannot be rewound'
+            )
+        with oserrors.os_errors('rewinding the destination'):
+            self._file.seek(self._start)
+            self._file.truncate()
+        self._wrote = False
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
         """Write what comes next."""
-        self.wrote_any = True
+        self._wrote = True
         # Only real files are known not to keep a borrowed buffer.
         real = isinstance(self._file, io.IOBase)
         with oserrors.os_errors(f'writing byte {offset} of the destination'):
@@ -114,6 +152,21 @@ class FileObjectSink(base.Sink):
 
     def abort(self, keep: bool) -> None:
         """Nothing: the object is the caller's."""
+
+
+def _position(file: typing.Any) -> int | None:
+    """Where a file object stands, or None if it cannot return there."""
+    try:
+        return int(file.tell()) if file.seekable() else None
+    except (AttributeError, OSError):
+        return None
+
+
+def _is_at_end(file: typing.Any, position: int) -> bool:
+    """Whether nothing is behind the position, where the object stands."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return bool(end == position)
 
 
 def is_readable(value: typing.Any) -> bool:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import typing
 
 from oslo_transfer import context as _context
 from oslo_transfer import exceptions
@@ -24,6 +25,9 @@ from oslo_transfer import oserrors
 SUFFIX = '.oslo-part'
 JOURNAL_SUFFIX = '.journal'
 _NAME_MAX = 255
+_ANY_LENGTH = 1 << 62
+# Short at first: what takes a few milliseconds is waited for, too.
+_FIRST_PAUSE = 0.002
 
 
 def part_path(path: str) -> str:
@@ -53,15 +57,54 @@ def is_device(path: str) -> bool:
         return False
 
 
+class _Note:
+    """The journal of a flight that is waited for.
+
+    It is held open, and so can be read when the flight has landed and the
+    journal is gone. What is read earlier may be of somebody who died.
+
+    :param path: the journal
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def open(self) -> None:
+        """Open it once it is there."""
+        if self._fd < 0:
+            with contextlib.suppress(OSError):
+                self._fd = _journal.open_file(self._path)
+
+    def identity(self, inode: int) -> _journal.Identity | None:
+        """What it says last about a part file."""
+        if self._fd < 0:
+            return None
+        record = _journal.read(self._fd, inode, _ANY_LENGTH)
+        return record.identity if record else None
+
+    def __enter__(self) -> typing.Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 class Flight:
     """The exclusive right to write a local destination.
 
     :param path: the destination
     :param ctx: bounds the wait for another process
+    :param wait: False to give up at once if another process has it
+    :raises Unavailable: another process has it
     """
 
-    def __init__(self, path: str, ctx: _context.Context) -> None:
+    def __init__(
+        self, path: str, ctx: _context.Context, wait: bool = True
+    ) -> None:
         self._ctx = ctx
+        self._wait = wait
         self.device = is_device(path)
         self.locked_path = path if self.device else part_path(path)
         #: What another copy that we waited for has just put there.
@@ -85,20 +128,26 @@ class Flight:
         return os.fstat(self._fd).st_size
 
     def _take(self, path: str) -> None:
+        landed: tuple[os.stat_result, _journal.Identity | None] | None = None
         while True:
             fd = self._open()
             try:
-                waited_for = self._lock(fd)
-                if self._is_current(fd):
-                    self._fd = fd
-                    return
-                self.landed = None
-                if waited_for is not None and _same_file(fd, path):
-                    self.landed = waited_for
+                with _Note(journal_path(self.locked_path)) as note:
+                    self._lock(fd, note)
+                    if self._is_current(fd):
+                        self._fd = fd
+                        break
+                    if same_file(fd, path):
+                        found = os.fstat(fd)
+                        landed = found, note.identity(found.st_ino)
             except BaseException:
                 os.close(fd)
                 raise
             os.close(fd)
+        with contextlib.suppress(OSError):
+            # Others may have taken the lock in between, to find the same.
+            if landed and os.path.samestat(landed[0], os.lstat(path)):
+                self.landed = landed[1]
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -111,23 +160,21 @@ class Flight:
                 0o600,
             )
 
-    def _lock(self, fd: int) -> _journal.Identity | None:
-        """Wait for the lock; returns what its holder is copying."""
-        holder: _journal.Identity | None = None
+    def _lock(self, fd: int, note: _Note) -> None:
+        """Wait for the lock."""
+        pause = _FIRST_PAUSE
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return holder
+                return
             except BlockingIOError:
-                if not self.device:
-                    found = os.fstat(fd)
-                    record = _journal.load(
-                        journal_path(self.locked_path),
-                        found.st_ino,
-                        1 << 62,
-                    )
-                    holder = record.identity if record else holder
-                self._ctx.sleep(_context.TICK / 2)
+                if not self._wait:
+                    raise exceptions.Unavailable(
+                        f'another process copies to {self.locked_path}'
+                    ) from None
+                note.open()
+                self._ctx.sleep(pause)
+                pause = min(2 * pause, _context.TICK / 2)
             except OSError as exc:
                 raise oserrors.translate(
                     exc, f'locking {self.locked_path}'
@@ -147,7 +194,15 @@ class Flight:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.locked_path)
             return False
-        return _same_file(fd, self.locked_path)
+        return same_file(fd, self.locked_path)
+
+    def sync(self) -> None:
+        """Flush the part file.
+
+        :raises StorageError: bytes that were written to it are lost
+        """
+        with oserrors.os_errors(f'flushing {self.locked_path}'):
+            os.fsync(self._fd)
 
     def release(self, remove: bool) -> None:
         """Give up the right; idempotent.
@@ -159,15 +214,17 @@ class Flight:
         if (
             remove
             and not self.device
-            and _same_file(self._fd, self.locked_path)
+            and same_file(self._fd, self.locked_path)
         ):
             with contextlib.suppress(OSError):
                 os.unlink(self.locked_path)
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
-def _same_file(fd: int, path: str) -> bool:
+def same_file(fd: int, path: str) -> bool:
+    """Whether a path still leads to the file that is open."""
     try:
         return os.path.samestat(
             os.fstat(fd), os.stat(path, follow_symlinks=False)

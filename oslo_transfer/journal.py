@@ -104,6 +104,7 @@ class Journal:
         self._boot = boot_id()
         self._serial = earlier.serial + 1 if earlier else 0
         self._fd: int | None = None
+        self._closed = False
 
     def save(
         self,
@@ -111,13 +112,15 @@ class Journal:
         synced: ranges.RangeSet,
         durable: bool = False,
     ) -> None:
-        """Note what the part file holds.
+        """Note what the part file holds; does nothing once it is closed.
 
         :param written: what was handed to the operating system
         :param synced: what was made durable before
         :param durable: return only when the note itself is durable
         :raises TransferError: it could not be written
         """
+        if self._closed:
+            return
         body = json.dumps(
             {
                 'serial': self._serial,
@@ -143,17 +146,19 @@ class Journal:
             if durable:
                 os.fdatasync(self._fd)
 
+    def reinstate(self, earlier: Record) -> None:
+        """Note that after all the part file holds what it held before."""
+        self._identity = earlier.identity
+        self.save(earlier.held, ranges.RangeSet())
+
     def close(self) -> None:
         """Close the file; idempotent."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def remove(self) -> None:
-        """Close and remove the file; idempotent."""
-        self.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+        self._closed = True
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            # What counts was flushed before.
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,32 +179,63 @@ def load(path: str, inode: int, length: int) -> Record | None:
     :returns: None where there is nothing that can be relied on
     """
     try:
-        with open(path, 'rb') as file:
-            content = file.read(2 * _SLOT + 1)
+        fd = open_file(path)
     except OSError:
         return None
-    newest: dict[str, typing.Any] | None = None
-    for start in (0, _SLOT):
-        slot = _slot(content[start : start + _SLOT])
-        if slot is not None and (
-            newest is None or slot['serial'] > newest['serial']
-        ):
-            newest = slot
-    if newest is None or newest['inode'] != inode:
-        return None
-    same_boot = newest['boot'] and newest['boot'] == boot_id()
-    held = ranges.RangeSet(newest['written' if same_boot else 'synced'])
-    identity = Identity(**newest['identity'])
-    within = list(held.gaps(length))
-    covered = length - sum(end - start for start, end in within)
-    if covered != held.total:
-        return None  # It speaks of bytes behind the end of the file.
-    if identity.size is not None and held.frontier(0) > identity.size:
-        return None
-    return Record(identity, held, newest['serial'])
+    try:
+        return read(fd, inode, length)
+    finally:
+        os.close(fd)
 
 
-def _slot(data: bytes) -> dict[str, typing.Any] | None:
+def open_file(path: str) -> int:
+    """Open a journal for reading; whatever is there, it does not block.
+
+    :raises OSError: it cannot be opened
+    """
+    return os.open(
+        path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    )
+
+
+def read(fd: int, inode: int, length: int) -> Record | None:
+    """Like :func:`load`, from an open file.
+
+    :param fd: the journal; it may have lost its name meanwhile
+    """
+    try:
+        content = os.pread(fd, 2 * _SLOT, 0)
+    except OSError:
+        return None
+    notes = [_note(content[start : start + _SLOT]) for start in (0, _SLOT)]
+    whole = [note for note in notes if note is not None]
+    if not whole:
+        return None
+    newest = max(whole, key=lambda note: note.serial)
+    if newest.inode != inode:
+        return None
+    same_boot = newest.boot != '' and newest.boot == boot_id()
+    held = newest.written if same_boot else newest.synced
+    end = length
+    if newest.identity.size is not None:
+        end = min(end, newest.identity.size)
+    if any(stop > end for _start, stop in held):
+        return None  # It speaks of bytes that cannot be there.
+    return Record(newest.identity, held, newest.serial)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Note:
+    serial: int
+    inode: int
+    boot: str
+    identity: Identity
+    written: ranges.RangeSet
+    synced: ranges.RangeSet
+
+
+def _note(data: bytes) -> _Note | None:
+    """What a slot says, if it is whole and all in it is as expected."""
     if len(data) < _HEAD.size:
         return None
     magic, length, checksum = _HEAD.unpack_from(data)
@@ -210,11 +246,30 @@ def _slot(data: bytes) -> dict[str, typing.Any] | None:
         return None
     try:
         found = json.loads(body)
-        Identity(**found['identity'])
-        for name in ('written', 'synced'):
-            ranges.RangeSet((int(a), int(b)) for a, b in found[name])
-        if not isinstance(found['serial'], int):
-            return None
-        return typing.cast('dict[str, typing.Any]', found)
-    except (ValueError, KeyError, TypeError):
+        identity = found['identity']
+        return _Note(
+            _is(int, found['serial']),
+            _is(int, found['inode']),
+            _is(str, found['boot']),
+            Identity(
+                source=_is(str, identity.pop('source')),
+                validator=_is(str, identity.pop('validator'), None),
+                digest=_is(str, identity.pop('digest'), None),
+                size=_is(int, identity.pop('size'), None),
+                **identity,
+            ),
+            _ranges(found['written']),
+            _ranges(found['synced']),
+        )
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
+
+
+def _is(kind: type, value: typing.Any, *also: None) -> typing.Any:
+    if type(value) is not kind and value not in also:
+        raise TypeError
+    return value
+
+
+def _ranges(value: typing.Any) -> ranges.RangeSet:
+    return ranges.RangeSet((_is(int, a), _is(int, b)) for a, b in value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import logging
 import os
 import stat
 import typing
@@ -24,6 +25,8 @@ from oslo_transfer import ranges
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import request as _request
+
+LOG = logging.getLogger(__name__)
 
 _READ = 1 << 20
 
@@ -45,6 +48,9 @@ class Landing:
         self._ctx = ctx
         self._flight: _flight.Flight | None = None
         self._keep = False
+        self._shown = False
+        #: An observer did not like what it saw.
+        self.refused = False
         #: Digest of a destination that matched already; no copy is needed.
         self.reused: str | None = None
         #: The size of what was there.
@@ -55,18 +61,44 @@ class Landing:
         if path is None:
             return self
         device = _flight.is_device(path)
-        if not device and self._look(path):
-            return self
-        self._flight = _flight.Flight(path, self._ctx)
+        if not device:
+            try:
+                done = self._look(path)
+            except exceptions.AlreadyExists:
+                self._tidy(path)
+                raise
+            if done:
+                self._tidy(path)
+                return self
+        self._hold(_flight.Flight(path, self._ctx))
         try:
             if not device:
-                self._look_again(path, self._flight)
+                self._look_again(path)
                 if self.reused is None:
                     self._announce()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _hold(self, flight: _flight.Flight) -> None:
+        """Have the right; what can be gone on with is kept by default."""
+        self._flight = flight
+        record = self._record()
+        self._keep = record is not None and record.held.total > 0
+
+    def _tidy(self, path: str) -> None:
+        """Take away what a copy left that was killed at its very end."""
+        part = _flight.part_path(path)
+        if not any(
+            os.path.lexists(each)
+            for each in (part, _flight.journal_path(part))
+        ):
+            return
+        # Whoever is at work there now does it himself.
+        with contextlib.suppress(exceptions.TransferError):
+            self._hold(_flight.Flight(path, self._ctx, wait=False))
+            self.__exit__()
 
     def __exit__(self, *_exc: object) -> None:
         if self._flight is None:
@@ -105,8 +137,7 @@ class Landing:
             and self._request.expected_size in (None, found.st_size)
             and self._hash_file(path, expected) == expected.value
         ):
-            self.reused = str(expected)
-            self.reused_size = found.st_size
+            self._reuse(path, str(expected))
             return True
         if not self._request.overwrite:
             raise exceptions.AlreadyExists(
@@ -115,35 +146,59 @@ class Landing:
             )
         return False
 
-    def _look_again(self, path: str, flight: _flight.Flight) -> None:
+    def _look_again(self, path: str) -> None:
         """Look after waiting for the lock: it may have been completed."""
-        landed = flight.landed
-        if landed is None:
-            self._look(path)
-            return
-        ours = [
-            self.identity(end.identity, None, None)
-            for end in self._request.sources
-        ]
-        if any(each.same_data(landed) for each in ours):
+        assert self._flight is not None
+        landed = self._flight.landed
+        expected = self._request.digest
+        if (
+            landed is not None
+            and self._is_ours(landed)
+            and self._request.expected_size in (None, _size(path))
+        ):
             # The file is the one that we waited for: it was verified
             # under our own digest, or is what our location gives.
-            self.reused = landed.digest or ''
-            self.reused_size = os.lstat(path).st_size
+            digest = landed.digest or ''
+            if expected is not None and expected.value is None:
+                value = self._hash_file(path, expected)
+                digest = f'{expected.algorithm}:{value}'
+            self._reuse(path, digest)
         else:
             self._look(path)
 
+    def _is_ours(self, identity: _journal.Identity) -> bool:
+        """Whether a copy of it is as good as a copy of what we want."""
+        return any(
+            self.identity(end.identity, None, None).same_data(identity)
+            for end in self._request.sources
+        )
+
+    def _reuse(self, path: str, digest: str) -> None:
+        """Be content with what is there; the observers see it, too."""
+        if self._request.observers:
+            for chunk in self._read_file(path):
+                self.observe(bytes(chunk))
+        self.reused = digest
+        self.reused_size = _size(path)
+
     def _hash_file(self, path: str, expected: _digest.Expected) -> str:
-        with (
-            oserrors.os_errors(f'reading {path}'),
-            open(path, 'rb', buffering=0) as file,
-        ):
-            state = _digest.new(expected.algorithm)
-            buffer = memoryview(bytearray(_READ))
-            while count := file.readinto(buffer):
-                self._ctx.check()
-                state.update(buffer[:count])
-            return str(state.hexdigest())
+        state = _digest.new(expected.algorithm)
+        for chunk in self._read_file(path):
+            state.update(chunk)
+        return str(state.hexdigest())
+
+    def _read_file(self, path: str) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(_READ))
+        with oserrors.os_errors(f'opening {path}'):
+            file = open(path, 'rb', buffering=0)
+        with file:
+            while True:
+                self._ctx.breathe()
+                with oserrors.os_errors(f'reading {path}'):
+                    count = file.readinto(buffer)
+                if not count:
+                    return
+                yield buffer[:count]
 
     # What strategies use
 
@@ -210,26 +265,56 @@ class Landing:
         record = self._record()
         held = ranges.RangeSet()
         if resume and record and identity.continues(record.identity):
-            held = record.held
+            try:
+                # All of it counts as durable from now on. It may be of a
+                # process that was killed before it could flush.
+                self._ctx.call(self._flight.sync, 'flushing the part file')
+                held = record.held
+            except exceptions.StorageError as exc:
+                LOG.warning('starting again: %s', exc)
         journal = _journal.Journal(path, self._flight.inode, identity, record)
         # Before the bytes change that the earlier note speaks of.
-        journal.save(held, held, durable=record is not None)
+        durable = record is not None and record.held.total > 0
+        journal.save(held, held, durable)
+        self._keep = held.total > 0
         return journal, held
 
     def _announce(self) -> None:
-        """Tell whoever waits for the lock what is being copied."""
-        path = self._journal_path()
-        if path is None or self._record() or self._flight is None:
+        """Tell whoever waits for the lock what is being copied.
+
+        An earlier copy's note would tell them of something else.
+        """
+        record = self._record()
+        if record is not None and self._is_ours(record.identity):
             return
-        nothing = ranges.RangeSet()
-        journal = _journal.Journal(
-            path,
-            self._flight.inode,
+        journal, _held = self.journal(
             self.identity(self._request.sources[0].identity, None, None),
-            None,
+            resume=False,
         )
-        journal.save(nothing, nothing)
-        journal.close()
+        if journal is not None:
+            journal.close()
+
+    @contextlib.contextmanager
+    def filling(self, identity: _journal.Identity) -> Iterator[None]:
+        """For the time in which other bytes get into the part file.
+
+        What can be gone on with stays if it could not be filled at all.
+
+        :param identity: what is filled in
+        """
+        earlier = self._record()
+        journal, _held = self.journal(identity, resume=False)
+        if journal is None or self._flight is None:
+            yield
+            return
+        with contextlib.closing(journal):
+            try:
+                yield
+            except (exceptions.CapabilityMissing, exceptions.NotFound):
+                if earlier is not None:
+                    journal.reinstate(earlier)
+                    self._keep = earlier.held.total > 0
+                raise
 
     def open_sink(self, *, size: int | None, resume: bool) -> base.Sink:
         """Open the destination for writing."""
@@ -273,21 +358,38 @@ class Landing:
             )
         return True
 
+    def tap(self) -> tuple[_request.Observer, ...]:
+        """Let the observers see bytes as they are sent.
+
+        For sinks that cannot be read back; at most one attempt can do it.
+
+        :raises CapabilityMissing: they have seen bytes of another attempt
+        """
+        if self._shown:
+            raise exceptions.CapabilityMissing(
+                'the observers have seen bytes of another attempt'
+            )
+        return (_Tap(self),) if self._request.observers else ()
+
+    def observe(self, data: bytes) -> None:
+        """Show the next bytes to the observers."""
+        self._shown = self.refused = True
+        for observer in self._request.observers:
+            observer.update(data)
+        self.refused = False
+
     def show(self, sink: base.Sink, size: int) -> None:
         """Let the observers see each byte of a verified sink, in order."""
-        observers = self._request.observers
-        if not observers:
+        if not self._request.observers:
             return
         for chunk in self._chunks(sink, size):
-            data = bytes(chunk)
-            for observer in observers:
-                observer.update(data)
+            self.observe(bytes(chunk))
 
     def _chunks(self, sink: base.Sink, size: int) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(_READ))
         offset = 0
         while offset < size:
-            self._ctx.check()
+            self._ctx.breathe()
             most = min(_READ, size - offset)
             count = sink.pread(buffer[:most], offset)
             if count == 0:
@@ -296,3 +398,18 @@ class Landing:
                 buffer[:count] = bytes(count)
             yield buffer[:count]
             offset += count
+
+
+class _Tap:
+    """Passes bytes on to the observers of a landing."""
+
+    def __init__(self, landing: Landing) -> None:
+        self._landing = landing
+
+    def update(self, data: bytes) -> None:
+        self._landing.observe(data)
+
+
+def _size(path: str) -> int:
+    with oserrors.os_errors(f'looking at {path}'):
+        return os.lstat(path).st_size

@@ -167,16 +167,18 @@ class Receiver:
         sink = self._landing.open_sink(
             size=source.size, resume=bool(held.total)
         )
-        keep = False
+        # What is held stays held if the copy does not even begin.
+        keep = held.total > 0
         digester: _digest.Digester | None = None
+        work: copier.Copier | None = None
         try:
-            sink = self._guard(sink, source.size)
             self._check_space(source, sink)
+            sink = self._guard(sink, source.size)
             self._expect_held(source, sink, held)
             digester = self._digester(sink, held)
             taps: tuple[_request.Observer, ...] = ()
             if base.Capability.READBACK not in sink.capabilities:
-                taps = self._request.observers
+                taps = self._landing.tap()
             self._request.progress.restart(held.total)
             job = copier.Job(
                 source=source,
@@ -213,16 +215,19 @@ class Receiver:
             self._ctx.check()
             self._commit(sink, size)
             keep = False
-        except exceptions.SourceChanged:
+        except (exceptions.SourceChanged, exceptions.StorageError):
+            # The bytes are of two versions, or some of them are lost.
             keep = False
             raise
         finally:
             if digester is not None:
                 digester.stop()
+            if self._landing.refused or (
+                work is not None and (work.damaged or not work.total)
+            ):
+                keep = False
             sink.abort(keep)
             self._landing.keep_part(keep)
-            if journal is not None and not keep:
-                journal.remove()
         algorithm = self._request.digest
         return Received(
             size=size,

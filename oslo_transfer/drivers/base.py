@@ -425,13 +425,13 @@ class Driver:
     ) -> str:
         """Move the object into a file by the driver's own means.
 
-        The file exists and is empty; its lock, verification, fsync and
-        final name are the core's.
+        The file exists; what it holds is replaced. Its lock, verification,
+        fsync and final name are the core's.
 
         :param part_path: the file to fill
         :returns: how it was done, in a word (``reflink``)
         :raises CapabilityMissing: not with this object and this file
-            system; the message says why
+            system; the message says why, and the file is as it was
         """
         raise self._missing(
             Capability.CLONE | Capability.FILL | Capability.LOCAL_FILL

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -98,4 +99,6 @@ class DeviceSink(base.Sink):
         """Let the device go."""
         fd, self.fd = self.fd, None
         if fd is not None:
-            os.close(fd)
+            # What counts was flushed before.
+            with contextlib.suppress(OSError):
+                os.close(fd)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import typing
@@ -78,9 +79,10 @@ class FileDriver(base.Driver):
             return device.DeviceSink(path, size)
         return FileSink(
             path,
+            size=size,
             resume=resume,
             overwrite=overwrite,
-            preallocate=size if ctx.conf.oslo_transfer.preallocate else 0,
+            preallocate=ctx.conf.oslo_transfer.preallocate,
         )
 
     def fill(
@@ -100,7 +102,10 @@ class FileDriver(base.Driver):
                     f'{path} is not a regular file'
                 )
             with open(part_path, 'r+b', buffering=0) as part:
-                return localfs.clone(source.fileno(), part.fileno())
+                method = localfs.clone(source.fileno(), part.fileno())
+                # What was there may have been longer.
+                part.truncate(os.fstat(source.fileno()).st_size)
+                return method
 
     def attach(
         self,
@@ -225,13 +230,22 @@ class FileSource(base.Source):
         """Holes and data as the file system tells them."""
         if not self._holes:
             return None
-        return localfs.extents(self.fd, offset, length)
+        return self._extents(offset, length)
+
+    def _extents(self, offset: int, length: int) -> Iterator[base.Extent]:
+        with oserrors.os_errors(f'looking for holes in {self._path}'):
+            for extent in localfs.extents(self.fd, offset, length):
+                if not extent.data:
+                    # What was cut off would look like a hole.
+                    self.check_unchanged()
+                yield extent
 
     def close(self) -> None:
         """Close the file; idempotent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 class FileStream(base.Stream):
@@ -299,14 +313,14 @@ class FileSink(base.Sink):
         self,
         path: str,
         *,
+        size: int | None,
         resume: bool,
         overwrite: bool,
-        preallocate: int | None,
+        preallocate: bool,
     ) -> None:
         self._path = path
         self._part = flight.part_path(path)
         self._overwrite = overwrite
-        self._done = False
         with oserrors.os_errors(f'creating {self._part}'):
             self.fd = os.open(
                 self._part,
@@ -316,8 +330,11 @@ class FileSink(base.Sink):
         try:
             if not resume:
                 os.ftruncate(self.fd, 0)
-            if preallocate:
-                _preallocate(self.fd, preallocate)
+            if size is not None:
+                # Zeros at the end are never written, and yet are there.
+                os.ftruncate(self.fd, size)
+            if size and preallocate:
+                _preallocate(self.fd, size)
         except OSError as exc:
             os.close(self.fd)
             raise oserrors.translate(exc, f'preparing {self._part}') from exc
@@ -329,8 +346,9 @@ class FileSink(base.Sink):
     def free(self) -> int | None:
         """Bytes that the file system can still take for this file."""
         assert self.fd is not None
-        found = os.fstatvfs(self.fd)
-        mine = os.fstat(self.fd).st_blocks * 512
+        with oserrors.os_errors(f'looking at {self._part}'):
+            found = os.fstatvfs(self.fd)
+            mine = os.fstat(self.fd).st_blocks * 512
         return found.f_bavail * found.f_frsize + mine
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
@@ -343,7 +361,8 @@ class FileSink(base.Sink):
         assert self.fd is not None
         if self.zeroed:
             return True
-        return localfs.punch_hole(self.fd, offset, length)
+        with oserrors.os_errors(f'zeroing {self._part} at byte {offset}'):
+            return localfs.punch_hole(self.fd, offset, length)
 
     def pread(self, buffer: memoryview, offset: int) -> int:
         """Read from the part file."""
@@ -365,8 +384,11 @@ class FileSink(base.Sink):
                 os.ftruncate(self.fd, size)
             localfs.take_over_ownership(self.fd, self._path)
             os.fsync(self.fd)
+            if not flight.same_file(self.fd, self._part):
+                raise exceptions.StorageError(
+                    f'{self._part} was taken away or replaced meanwhile'
+                )
             localfs.rename(self._part, self._path, self._overwrite)
-            self._done = True
             localfs.sync_directory(os.path.dirname(self._path))
         self._close()
 
@@ -374,16 +396,23 @@ class FileSink(base.Sink):
         """Close the part file; drop it if it is not to be kept."""
         if self.fd is None:
             return
-        if not keep and not self._done:
+        # Its name leads to it already if it is its directory that could not
+        # be flushed.
+        if not keep and not flight.same_file(self.fd, self._path):
             with contextlib.suppress(OSError):
                 os.ftruncate(self.fd, 0)
+                # Whoever has locked it takes it away himself: without its
+                # name the lock would keep out nobody.
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(self._part)
         self._close()
 
     def _close(self) -> None:
         fd, self.fd = self.fd, None
         if fd is not None:
-            os.close(fd)
+            # What counts was flushed before.
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def _preallocate(fd: int, size: int) -> None:

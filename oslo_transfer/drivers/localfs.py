@@ -189,7 +189,9 @@ def rename(part: str, path: str, overwrite: bool) -> None:
             ) from None
         os.rename(part, path)
     else:
-        os.unlink(part)
+        # It is complete under its name, and that is what counts.
+        with contextlib.suppress(OSError):
+            os.unlink(part)
 
 
 def sync_directory(path: str) -> None:

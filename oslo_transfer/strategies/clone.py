@@ -8,6 +8,7 @@ import typing
 
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import exceptions
+from oslo_transfer import oserrors
 from oslo_transfer.strategies import base
 
 if typing.TYPE_CHECKING:
@@ -59,10 +60,18 @@ class Clone(base.Strategy):
     ) -> base.Outcome:
         """Clone the first location."""
         end = plan.sources[0]
-        sink = landing.open_sink(size=None, resume=False)
+        # What an earlier copy left is of use if this cannot be done.
+        resume = (
+            drivers_base.Capability.RESUME in request.destination.capabilities
+        )
+        sink = landing.open_sink(size=None, resume=resume)
+        keep = True
         try:
-            method = end.fill(landing.part_path, ctx)
-            size = os.stat(landing.part_path).st_size
+            with landing.filling(landing.identity(end.identity, None, None)):
+                method = end.fill(landing.part_path, ctx)
+            keep = False
+            with oserrors.os_errors(f'looking at {landing.part_path}'):
+                size = os.stat(landing.part_path).st_size
             digest = landing.hash_sink(sink, size)
             verified = landing.verify(size, digest, str(end))
             ctx.call(sink.sync, 'flushing the destination')
@@ -70,7 +79,7 @@ class Clone(base.Strategy):
             ctx.check()
             sink.commit(size)
         finally:
-            sink.abort(keep=False)
+            sink.abort(keep)
         algorithm = request.digest
         return base.Outcome(
             driver=end.driver_name,

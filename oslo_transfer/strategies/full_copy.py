@@ -130,6 +130,7 @@ class _OneLocation:
         restarts = self._ctx.conf.oslo_transfer.max_retries
         blamed = False
         resume = True
+        earlier: exceptions.TransferError | None = None
         while True:
             receiver = receive.Receiver(
                 self._end, self._request, self._landing, self._ctx
@@ -145,11 +146,14 @@ class _OneLocation:
                 exceptions.SourceChanged,
                 exceptions.CapabilityMissing,
                 retry.NotResumable,
-            ):
+            ) as exc:
                 # Another version, or no way to read on: all over again.
+                if not receiver.started and earlier is not None:
+                    raise earlier from exc  # The destination cannot do it.
                 if restarts <= 0 or not receiver.started:
                     raise
                 restarts -= 1
                 resume = False
+                earlier = exc
             finally:
                 self.wasted += receiver.wasted

@@ -186,14 +186,29 @@ class Harness(TestBase):
         self.assertIn(source.capabilities, self.driver.capabilities)
         return source
 
-    def drain(self, stream: base.Stream, step: int = 256 * KIB) -> bytes:
-        """Read a stream to its end, and see that it stays there."""
+    def drain(self, stream: base.Stream, most: int | None = None) -> bytes:
+        """Read a stream to its end, and see that it stays there.
+
+        :param most: more bytes than that are an error
+        """
         found = bytearray()
-        buffer = memoryview(bytearray(step))
+        buffer = memoryview(bytearray(256 * KIB))
         while count := stream.readinto(buffer):
-            self.assertIn(count, range(1, step + 1))
+            self.assertIn(count, range(1, len(buffer) + 1))
             found += buffer[:count]
+            if most is not None:
+                self.assertLessEqual(len(found), most, 'too many bytes')
         self.assertEqual(0, stream.readinto(buffer), 'more behind the end')
+        return bytes(found)
+
+    def take(self, stream: base.Stream, count: int) -> bytes:
+        """Read so many bytes of a stream, which has to have them."""
+        found = bytearray(count)
+        rest = memoryview(found)
+        while rest:
+            step = stream.readinto(rest)
+            self.assertIn(step, range(1, len(rest) + 1), 'an early end')
+            rest = rest[step:]
         return bytes(found)
 
     def read(
@@ -201,7 +216,7 @@ class Harness(TestBase):
     ) -> bytes:
         """Read a run of a source."""
         with source.stream(offset, length) as stream:
-            return self.drain(stream)
+            return self.drain(stream, length)
 
     def assert_same(self, expected: bytes, found: bytes | None) -> None:
         """Compare without printing megabytes."""
@@ -243,9 +258,14 @@ class Harness(TestBase):
             self.assertEqual(error.retryable, again.retryable)
 
     def with_secrets(self, url: str) -> str:
-        """The URL with a login and a query, all of them secrets."""
+        """The URL with a login and a query, all of them secrets.
+
+        A path has no place for them, and stays as it is.
+        """
         user, password, token = SECRETS
-        scheme, _separator, rest = url.partition('://')
+        scheme, separator, rest = url.partition('://')
+        if not separator:
+            return url
         return f'{scheme}://{user}:{password}@{rest}?key={token}'
 
     def together(self, *functions: Callable[[], T]) -> list[T]:

@@ -208,11 +208,16 @@ class RetryingStream(base.Stream):
     def _retry(
         self, operation: Callable[[base.Stream], int | None]
     ) -> int | None:
+        broken: exceptions.TransferError | None = None
         while True:
             try:
                 if self._stream is None:
                     self._stream = self._open()
                 return operation(self._stream)
+            except exceptions.CapabilityMissing as exc:
+                if broken is None:
+                    raise
+                raise NotResumable(f'{broken}; {exc}') from broken
             except exceptions.TransferError as exc:
                 if (
                     not exc.retryable
@@ -221,6 +226,7 @@ class RetryingStream(base.Stream):
                 ):
                     raise
                 self._drop()
+                broken = exc
                 self._backoff.failed(exc)
                 self._check_resumable(exc)
 

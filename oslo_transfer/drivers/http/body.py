@@ -122,23 +122,12 @@ class BodyStream(base.Stream):
     def _check_end(self) -> None:
         """The asked run is read: see whether the body ends there, too."""
         if self._body_left == 0 and (
-            self._buffered_more() or self._answer.watched.unread()
+            self._answer.response.holds_more() or self._answer.watched.unread()
         ):
             raise exceptions.ProtocolError(
                 f'{self._where}: the server sends more than the '
                 f'Content-Length that it gave'
             )
-
-    def _buffered_more(self) -> bool:
-        # A raw read would block; the reader says so by its budget of 0.
-        raw = self._answer.response.buffered.raw
-        typing.cast(typing.Any, raw).budget = 0
-        try:
-            return bool(self._input.peek(1))
-        except exceptions.ProtocolError:
-            return False
-        finally:
-            typing.cast(typing.Any, raw).budget = None
 
     # Chunks (RFC 9112, 7.1)
 

@@ -80,11 +80,11 @@ class Client:
         headers: typing.Mapping[str, str],
         *,
         expect_continue: bool = False,
-    ) -> Answer | sockets.WatchedSocket:
+    ) -> Answer | message.Response:
         """Send a request without a body and follow redirects.
 
-        :param expect_continue: a body will follow; returns the connection
-            to send it on once the server wants it
+        :param expect_continue: a body will follow; once the server wants
+            it, returns what its answer will be read from
         :returns: the answer, whatever its status, redirects excepted
         :raises PolicyRefused: a redirect leads where it must not
         :raises AccessDenied: the server asks for credentials, and there
@@ -96,7 +96,7 @@ class Client:
         refreshed = False
         for _hop in range(self._options.max_redirects + 1):
             answer = self._send(method, here, headers, own, expect_continue)
-            if isinstance(answer, sockets.WatchedSocket):
+            if isinstance(answer, message.Response):
                 return answer
             if answer.status == 401 and own and not refreshed:
                 refreshed = True
@@ -105,14 +105,18 @@ class Client:
                     answer = self._send(
                         method, here, headers, own, expect_continue
                     )
-                    if isinstance(answer, sockets.WatchedSocket):
+                    if isinstance(answer, message.Response):
                         return answer
                 else:
                     raise exceptions.AccessDenied(
                         f'{self._endpoint}: the server answers 401 '
                         f'Unauthorized; check the credentials'
                     )
-            if answer.status not in _REDIRECTS:
+            if answer.status not in _REDIRECTS or (
+                # That one leads to something else, to be read (RFC 9110,
+                # 15.4.4).
+                answer.status == 303 and method == 'PUT'
+            ):
                 return answer
             target = answer.headers.get('Location')
             answer.close()
@@ -164,7 +168,7 @@ class Client:
         headers: typing.Mapping[str, str],
         own: bool,
         expect_continue: bool,
-    ) -> Answer | sockets.WatchedSocket:
+    ) -> Answer | message.Response:
         trusted = self._ctx.trusted and (
             endpoint.origin == self._endpoint.origin
         )
@@ -188,11 +192,11 @@ class Client:
             connection.endheaders()
             response = message.Response(watched, method)
             if expect_continue and not response.arrived_within(1.0):
-                return watched
+                return response
             try:
                 response.read_head()
             except message.Continue:
-                return watched
+                return response
             return Answer(response.status, response.headers, response, watched)
         except (http.client.HTTPException, ValueError) as exc:
             watched.close()
@@ -222,7 +226,7 @@ class Client:
             if self._ctx.credentials is not None:
                 mine.update(self._ctx.credentials.headers())
         try:
-            return requests.Request(
+            prepared = requests.Request(
                 method,
                 endpoint.url(),
                 headers=mine,
@@ -237,6 +241,10 @@ class Client:
                 f'{self._endpoint}: a request cannot be made of it '
                 f'({type(exc).__name__})'
             ) from None
+        if 'Transfer-Encoding' in prepared.headers:
+            # requests sees no body, and says so.
+            prepared.headers.pop('Content-Length', None)
+        return prepared
 
     def _login(self) -> tuple[str, str] | None:
         if self._ctx.credentials is not None:

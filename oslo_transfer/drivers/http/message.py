@@ -13,8 +13,13 @@ from oslo_transfer import exceptions
 from oslo_transfer import sockets
 
 
+# Any number of them may come before an answer (RFC 9110, 15.2). 101 may
+# not, for nothing is asked for that it could stand for.
+INFORMATIONAL = frozenset({100, *range(102, 200)})
+
+
 class Continue(Exception):  # noqa: N818
-    """The server wants the body (status 100)."""
+    """The server wants the body, or asks for patience."""
 
 
 class Response(http.client.HTTPResponse):
@@ -31,17 +36,37 @@ class Response(http.client.HTTPResponse):
         self._reader = typing.cast(
             sockets.WatchedReader, typing.cast(typing.Any, self.fp).raw
         )
-        #: Raise :class:`Continue` for status 100 from now on.
-        self.wants_continue = method == 'PUT'
+        #: Raise :class:`Continue` for these; others below 200 are skipped.
+        self.interim = frozenset({100} if method == 'PUT' else ())
 
     @property
     def buffered(self) -> io.BufferedReader:
         """What is read next from the connection."""
         return self.fp
 
+    @property
+    def watched(self) -> sockets.WatchedSocket:
+        """The connection."""
+        return self._watched
+
     def arrived_within(self, seconds: float) -> bool:
         """Whether an answer begins to arrive in time."""
         return self._watched.readable_within(seconds)
+
+    def arrived(self) -> bool:
+        """Whether bytes are there that nobody has read."""
+        return self.holds_more() or self._watched.unread()
+
+    def holds_more(self) -> bool:
+        """Whether bytes were read from the connection and not from here."""
+        # A raw read would block; with a budget of 0 it raises.
+        budget, self._reader.budget = self._reader.budget, 0
+        try:
+            return bool(self.buffered.peek(1))
+        except exceptions.ProtocolError:
+            return False
+        finally:
+            self._reader.budget = budget
 
     def read_head(self) -> None:
         """Read the status line and the headers.
@@ -71,18 +96,14 @@ class Response(http.client.HTTPResponse):
         self._reader.budget = None
 
     def _read_status(self) -> tuple[str, int, str]:
-        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-        if found[1] == 100 and self.wants_continue:
-            self.wants_continue = False
+        while True:
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if found[1] not in INFORMATIONAL:
+                return found
             while self.fp.readline(65537).strip():
                 pass
-            raise Continue
-        return found
-
-    def reread(self) -> None:
-        """Read the final answer, after the body was sent."""
-        self.wants_continue = False
-        self.read_head()
+            if found[1] in self.interim:
+                raise Continue
 
 
 def translate(exc: Exception, where: str) -> exceptions.TransferError:

@@ -10,7 +10,6 @@ from oslo_transfer.drivers.http import exchange
 from oslo_transfer.drivers.http import message
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
-from oslo_transfer import sockets
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -51,7 +50,7 @@ class HTTPSink(base.Sink):
         if isinstance(answer, exchange.Answer):
             answer.close()
             raise self._refusal(answer.response)
-        self._watched: sockets.WatchedSocket | None = answer
+        self._response: message.Response | None = answer
 
     def _refusal(self, response: message.Response) -> exceptions.TransferError:
         return exchange.error_for(
@@ -60,36 +59,41 @@ class HTTPSink(base.Sink):
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
         """Send what comes next."""
-        watched = self._connection()
+        response = self._open_response()
+        watched = response.watched
         if offset != self._position:
-            raise ValueError(
+            raise exceptions.CapabilityMissing(
                 f'byte {offset} after byte {self._position}: a PUT is '
                 f'written in order'
             )
-        if watched.unread():
-            self._finish()  # The server has seen enough.
+        if response.arrived():
+            self._read_early_answer(response)
         try:
             if self._size is None:
                 watched.sendall(f'{len(buffer):x}\r\n'.encode())
             watched.sendall(buffer)
             if self._size is None:
                 watched.sendall(b'\r\n')
-        except exceptions.Unavailable:
-            if watched.unread():
-                self._finish()
+        except (exceptions.Unavailable, exceptions.Stalled):
+            if response.arrived():
+                self._read_early_answer(response)
             raise
         self._position += len(buffer)
 
-    def _connection(self) -> sockets.WatchedSocket:
-        if self._watched is None:
+    def _open_response(self) -> message.Response:
+        if self._response is None:
             raise exceptions.TransferCancelled(
                 f'{self._endpoint}: the upload was aborted'
             )
-        return self._watched
+        return self._response
 
-    def _finish(self) -> typing.NoReturn:
-        """An answer came before the body was complete."""
-        response = self._answer()
+    def _read_early_answer(self, response: message.Response) -> None:
+        """Read what came before the body was complete."""
+        response.interim = message.INFORMATIONAL
+        try:
+            response.read_head()
+        except message.Continue:
+            return  # Which was late.
         if response.status < 400:
             raise exceptions.ProtocolError(
                 f'{self._endpoint}: the server answers {response.status} '
@@ -97,30 +101,26 @@ class HTTPSink(base.Sink):
             )
         raise self._refusal(response)
 
-    def _answer(self) -> message.Response:
-        response = message.Response(self._connection(), 'PUT')
-        response.wants_continue = False
-        response.read_head()
-        return response
-
     def sync(self) -> None:
         """Nothing: the server makes it durable before it answers."""
 
     def commit(self, size: int) -> None:
         """End the body, and wait for the server to take it."""
+        response = self._open_response()
         if self._size is None:
-            self._connection().sendall(b'0\r\n\r\n')
+            response.watched.sendall(b'0\r\n\r\n')
         elif self._position != self._size:
             raise exceptions.SizeMismatch(
                 self._size, self._position, str(self._endpoint)
             )
-        response = self._answer()
+        response.interim = frozenset()
+        response.read_head()
         if not 200 <= response.status < 300:
             raise self._refusal(response)
         self.abort(keep=False)
 
     def abort(self, keep: bool) -> None:
         """Drop the connection; the server sees a broken transfer."""
-        watched, self._watched = self._watched, None
-        if watched is not None:
-            watched.close()
+        response, self._response = self._response, None
+        if response is not None:
+            response.watched.close()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP driver keeps the contract with a server of the real world."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+import tempfile
+import unittest
+
+import pytest
+
+from oslo_transfer.drivers import base
+from oslo_transfer.drivers.http import driver
+from oslo_transfer.testing import conformance
+from tests.conformance import test_http
+from tests.servers import nginx
+
+_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
+_CHOSEN = (
+    nginx.Nginx.found() is not None
+    if _GROUPS is None
+    else 'http' in _GROUPS.split()
+)
+
+pytestmark = [
+    pytest.mark.functional,
+    pytest.mark.skipif(not _CHOSEN, reason='the group "http" is left out'),
+]
+
+# nginx itself does not look at If-None-Match of a PUT.
+_LOCATION = """
+    set $taken "";
+    if (-f $request_filename) {
+        set $taken "$request_method$http_if_none_match";
+    }
+    if ($taken = "PUT*") { return 412; }
+    if ($request_uri ~ ^/denied) { return 403; }
+"""
+
+
+class NginxHooks(conformance.Harness):
+    """Files in a directory that nginx serves."""
+
+    driver_class = driver.HTTPDriver
+    #: See tests.servers.nginx.
+    options: dict = {}
+    tls = False
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        directory = cls.enterClassContext(tempfile.TemporaryDirectory())
+        cls.root = pathlib.Path(directory)
+        cls.server = cls.enterClassContext(
+            nginx.Nginx(
+                directory,
+                put=True,
+                location=_LOCATION,
+                certificate=test_http.authority().pair() if cls.tls else None,
+                **cls.options,
+            )
+        )
+        cls.names = itertools.count()
+
+    def setUp(self):
+        super().setUp()
+        if self.tls:
+            self.conf.set_override(
+                'ca_file',
+                test_http.authority().ca_file,
+                group='oslo_transfer_http',
+            )
+
+    def url(self):
+        return self.server.url(f'/file{next(self.names)}')
+
+    def path(self, url):
+        return self.root / url.rpartition('/')[2]
+
+    def put(self, data):
+        url = self.url()
+        self.path(url).write_bytes(data)
+        return url
+
+    def missing(self):
+        return self.server.url('/missing')
+
+    def change(self, url, data):
+        path = self.path(url)
+        before = path.stat().st_mtime
+        # A new file: what is being sent is the old one to its end.
+        new = self.root / 'new'
+        new.write_bytes(data)
+        os.utime(new, (before + 1, before + 1))
+        os.replace(new, path)
+
+    def big_sparse(self, size, runs):
+        url = self.url()
+        with open(self.path(url), 'xb') as sparse:
+            sparse.truncate(size)
+            for offset, run in runs.items():
+                sparse.seek(offset)
+                sparse.write(run)
+        return url
+
+    def denied(self):
+        return self.server.url('/denied')
+
+    def sink_url(self):
+        return self.url()
+
+    def read_sink(self, url):
+        try:
+            return self.path(url).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write_sink(self, url, data):
+        self.path(url).write_bytes(data)
+
+    def denied_sink(self):
+        return self.server.url('/denied')
+
+
+class TestNginx(
+    NginxHooks,
+    conformance.SourceConformance,
+    conformance.SinkConformance,
+    unittest.TestCase,
+):
+    """As it comes."""
+
+
+class TestNginxTLS(
+    NginxHooks,
+    conformance.SourceConformance,
+    conformance.SinkConformance,
+    unittest.TestCase,
+):
+    """With TLS."""
+
+    tls = True
+
+
+class TestNginxNoRanges(
+    NginxHooks, conformance.SourceConformance, unittest.TestCase
+):
+    """Without ranges."""
+
+    options = {'ranges': False}
+    source_capabilities = base.Capability.READ
