@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import typing
 
@@ -84,6 +85,7 @@ def strategy_class(name: str) -> type[strategies_base.Strategy]:
     return found
 
 
+@functools.cache  # Looking through all installed packages takes a while.
 def _load(namespace: str, name: str) -> typing.Any:
     if name not in names(namespace):
         raise LookupError(name)

@@ -8,7 +8,7 @@ import dataclasses
 import threading
 
 # Neither half of a claim that is split gets smaller than this.
-_SMALLEST_HALF = 512 * 1024
+_SMALLEST_HALF = 256 * 1024
 _ALIGN = 64 * 1024
 
 

@@ -30,11 +30,12 @@ from oslo_transfer import writer
 
 LOG = logging.getLogger(__name__)
 
-_TICK = 0.05
+_TICK = 0.01
 _PATIENCE = 0.5
 # Zeroing is asked for in steps, so that a cancel is noticed in between.
 _ZERO_STEP = 256 << 20
 _SPLICE = 8 << 20
+_SHARED_STEP = 256 * 1024
 _JOIN_TIMEOUT = 5.0
 
 
@@ -104,6 +105,8 @@ class Copier:
         self._changed = threading.Condition(self._lock)
         self._in_place = job.held.copy()
         self._synced = job.held.copy()
+        # Ahead of what is in place by what buffers hold.
+        self._arrived = 0
         self._unsynced = 0
         self._syncing: threading.Thread | None = None
         self._workers: dict[threading.Thread, base.Stream | None] = {}
@@ -187,13 +190,13 @@ class Copier:
     def _grow(self) -> None:
         streams = [s for s in self._workers.values() if s is not None]
         with self._lock:
-            total = self._in_place.total
+            arrived = self._arrived
         if (
             base.Capability.RANDOM_READ in self._job.source.capabilities
             and self._growth.wants_more(
                 streams=len(self._workers),
                 waited=[stream.waited for stream in streams],
-                total=total,
+                total=arrived,
             )
             and self._list.can_share()
         ):
@@ -330,6 +333,9 @@ class Copier:
         step = _SPLICE if self._splice else self._buffer_bytes
         while True:
             most = step
+            if len(self._workers) > 1:
+                # What one has begun, another cannot take over.
+                most = min(most, _SHARED_STEP)
             if limit is not None:
                 most = min(most, limit - claim.position)
             most = most and self._list.reserve(claim, most)
@@ -377,9 +383,14 @@ class Copier:
             if moved is not None:
                 self.method = 'splice'
                 self._writer.stored(moved)
+                self._count_arrived(moved)
                 return moved
             self._splice = False
         return self._read(stream, position, min(most, self._buffer_bytes))
+
+    def _count_arrived(self, count: int) -> None:
+        with self._lock:
+            self._arrived += count
 
     def _read(self, stream: base.Stream, position: int, most: int) -> int:
         digester = self._job.digester
@@ -391,6 +402,7 @@ class Copier:
             while count < most:
                 step = stream.readinto(buffer[count:most])
                 count += step
+                self._count_arrived(step)
                 # Time is looked at last: no bytes would mean the end.
                 if not step or time.monotonic() >= enough:
                     break

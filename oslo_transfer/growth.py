@@ -14,7 +14,7 @@ import time
 
 # How long to watch before a decision, in seconds: short at first, for a
 # short copy should profit too.
-_QUICK = 0.06
+_QUICK = 0.03
 _CAREFUL = 1.0
 _MOSTLY = 0.5  # The share of waiting from which a stream counts as idle.
 _PAYS = 0.5  # The share of a fair part that an added stream must bring.
@@ -32,8 +32,9 @@ class Growth:
         self._most = most
         self._interval = _QUICK
         self._since = time.monotonic()
-        self._total: int | None = None
+        self._total = 0
         self._waited = 0.0
+        self._settling = False
         self._rate_before: float | None = None
 
     def refused(self) -> None:
@@ -47,12 +48,12 @@ class Growth:
 
         :param streams: how many there are
         :param waited: what each has waited for its peer, in seconds
-        :param total: bytes in place
+        :param total: bytes that have arrived
         """
         if streams >= self._most:
             return False
         now = time.monotonic()
-        if self._total is None:
+        if not self._total:
             self._begin(now, waited, total)
             return False
         elapsed = now - self._since
@@ -61,6 +62,9 @@ class Growth:
         rate = (total - self._total) / elapsed
         idle = (sum(waited) - self._waited) / (elapsed * max(1, streams))
         self._begin(now, waited, total)
+        if self._settling:
+            self._settling = False
+            return False
         if self._rate_before is not None:
             fair = 1 + _PAYS / max(1, streams - 1)
             if rate < self._rate_before * fair:
@@ -82,4 +86,6 @@ class Growth:
         if self._interval == _CAREFUL:
             self._most = 0  # Also when watched for long: this is enough.
         # A first look can be wrong, for many servers begin with a burst.
+        # The next window may have some of it, too, and does not count.
+        self._settling = self._interval == _QUICK
         self._interval = _CAREFUL

@@ -184,7 +184,7 @@ def test_split_stream_ends_earlier():
 
 
 def test_little_is_not_shared():
-    work = claims.WorkList([(0, MIB - 1)])
+    work = claims.WorkList([(0, 512 * KIB - 1)])
     work.take(split=True)
     assert not work.can_share()
     assert work.take(split=True) is None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import email.utils
+import functools
 import http.client
 import importlib.metadata
 import netrc
@@ -214,8 +215,7 @@ class Client:
     ) -> requests.PreparedRequest:
         mine: dict[str, str] = {
             'Host': endpoint.netloc,
-            'User-Agent': 'oslo.transfer/'
-            + importlib.metadata.version('oslo.transfer'),
+            'User-Agent': f'oslo.transfer/{_version()}',
             'Accept-Encoding': 'identity',
             'Connection': 'close',
             **headers,
@@ -263,6 +263,11 @@ class Client:
                 f'[oslo_transfer_http] netrc_file: {exc}'
             ) from exc
         return (found[0], found[2] or '') if found else None
+
+
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version('oslo.transfer')
 
 
 def error_for(
