@@ -41,6 +41,7 @@ class WorkList:
         self._pending = [Claim(start, start, end) for start, end in gaps]
         self._pending.reverse()
         self._active: list[Claim] = []
+        self._retired = 0
 
     def take(self, split: bool) -> Claim | None:
         """Something to do, or None.
@@ -48,12 +49,27 @@ class WorkList:
         :param split: whether to take from others if nothing is left
         """
         with self._lock:
+            if self._retired:
+                self._retired -= 1
+                return None
             claim = self._pending.pop() if self._pending else None
             if claim is None and split:
                 claim = self._split()
             if claim is not None:
                 self._active.append(claim)
             return claim
+
+    def retire(self) -> None:
+        """End one stream: the newest, and leave its rest to the others."""
+        with self._lock:
+            if len(self._active) < 2:
+                return
+            claim = self._active[-1]
+            self._retired += 1
+            if claim.end is not None and claim.reserved < claim.end:
+                rest = Claim(claim.reserved, claim.reserved, claim.end)
+                claim.end = claim.reserved
+                self._pending.append(rest)
 
     def can_share(self) -> bool:
         """Whether there is work for one more stream."""

@@ -201,6 +201,9 @@ class Copier:
             and self._list.can_share()
         ):
             self._add_worker()
+        if self._growth.too_many:
+            self._growth.too_many = False
+            self._list.retire()
 
     def _checkpoint(self) -> None:
         """Make what is in place durable now and then, beside the copy."""

@@ -4,7 +4,8 @@
 A stream that spends its time waiting for bytes is limited by its peer or
 by the network, and another one may help; one that is busy storing bytes is
 not. Streams are added quickly at first, then each addition is judged by
-what it brought.
+what it brought, and taken back if that was too little: two streams that
+share a full line, or a busy processor, only get in each other's way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 # short copy should profit too.
 _QUICK = 0.03
 _CAREFUL = 1.0
-_MOSTLY = 0.5  # The share of waiting from which a stream counts as idle.
+_MOSTLY = 0.8  # The share of waiting from which a stream counts as idle.
 _PAYS = 0.5  # The share of a fair part that an added stream must bring.
 
 
@@ -36,6 +37,8 @@ class Growth:
         self._waited = 0.0
         self._settling = False
         self._rate_before: float | None = None
+        #: The last one added did not pay: it should be taken back.
+        self.too_many = False
 
     def refused(self) -> None:
         """The source does not take more streams than it has."""
@@ -83,6 +86,7 @@ class Growth:
     def _disappoint(self) -> None:
         """The last one brought too little."""
         self._rate_before = None
+        self.too_many = True
         if self._interval == _CAREFUL:
             self._most = 0  # Also when watched for long: this is enough.
         # A first look can be wrong, for many servers begin with a burst.
