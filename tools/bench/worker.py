@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that has imported everything, and does what it is told.
+
+Run as a program it reads jobs as lines of JSON, and answers each with a
+line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import hashlib
+import json
+import subprocess
+import sys
+import time
+import typing
+
+_CHUNK = 64 * 1024
+
+
+class Worker:
+    """The other end: starts the process and gives it jobs."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'bench.worker'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, job: str, **arguments: typing.Any) -> dict[str, typing.Any]:
+        """Have a job done; returns its answer."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps([job, arguments]) + '\n')
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        answer: dict[str, typing.Any] = json.loads(line or '{}')
+        if 'seconds' not in answer:
+            raise OSError(f'{job}: {answer.get("error", "the worker died")}')
+        return answer
+
+    def job(self, job: str, **arguments: typing.Any) -> Callable[[], float]:
+        """A function that has a job done and returns its seconds."""
+        return lambda: float(self.ask(job, **arguments)['seconds'])
+
+    def close(self) -> None:
+        """End the process: it stops at the end of its input."""
+        self._process.communicate()
+
+
+def configuration(options: Mapping[str, typing.Any]) -> typing.Any:
+    """A configuration of its own, with options of [oslo_transfer] set."""
+    from oslo_config import cfg
+
+    from oslo_transfer import opts
+
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[], default_config_dirs=[])
+    opts.register_opts(conf)
+    for name, value in options.items():
+        conf.set_override(name, value, group=opts.GROUP)
+    return conf
+
+
+def copy(
+    src: str,
+    dst: str,
+    options: Mapping[str, typing.Any],
+    **arguments: typing.Any,
+) -> dict[str, typing.Any]:
+    """Copy by the library."""
+    import oslo_transfer
+
+    conf = configuration(options)
+    started = time.perf_counter()
+    result = oslo_transfer.copy(src, dst, conf=conf, **arguments)
+    seconds = time.perf_counter() - started
+    return {'seconds': seconds, 'method': result.method}
+
+
+def digest(path: str, algorithm: str) -> dict[str, typing.Any]:
+    """Hash a file, and do nothing else."""
+    started = time.perf_counter()
+    with open(path, 'rb', buffering=0) as file:
+        hashlib.file_digest(file, algorithm)
+    return {'seconds': time.perf_counter() - started}
+
+
+def requests_loop(url: str, dst: str) -> dict[str, typing.Any]:
+    """What many programs, and OpenStack's clients, do."""
+    import requests
+
+    started = time.perf_counter()
+    with requests.get(url, stream=True) as answer, open(dst, 'wb') as file:
+        answer.raise_for_status()
+        for chunk in answer.iter_content(_CHUNK):
+            file.write(chunk)
+    return {'seconds': time.perf_counter() - started}
+
+
+_JOBS: dict[str, Callable[..., dict[str, typing.Any]]] = {
+    'copy': copy,
+    'digest': digest,
+    'requests': requests_loop,
+}
+
+
+def main() -> None:
+    """Do jobs until there are no more."""
+    for line in sys.stdin:
+        job, arguments = json.loads(line)
+        try:
+            answer = _JOBS[job](**arguments)
+        except Exception as error:  # noqa: BLE001
+            answer = {'error': f'{type(error).__name__}: {error}'}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == '__main__':
+    main()
