@@ -75,13 +75,19 @@ def attach(end: ends.LocationEnd, ctx: _context.Context) -> base.Attachment:
     except BaseException:
         _remove(path)
         raise
+    # The limits of this call end with it.
+    later = end_ctx.replace(deadline=None, cancel=None)
     attachment = dataclasses.replace(
         made,
         id=identifier,
         driver=end.endpoint.scheme,
-        _detach=_detacher(end.driver, end_ctx, path),
+        _detach=_detacher(end.driver, later, path),
     )
-    _write(path, attachment)
+    try:
+        _write(path, attachment)
+    except exceptions.TransferError:
+        attachment.detach(force=True)
+        raise
     return attachment
 
 

@@ -21,6 +21,8 @@ _LIKE_URL = re.compile(r'[^/]*://')
 # some parsers take for a slash, and halves of characters.
 _FORBIDDEN = re.compile(r'[\x00-\x20\x7f\\\ud800-\udfff]')
 _MAX_LENGTH = 64 * 1024
+# More than any name has, and few enough for IDNA, which is slow.
+_MAX_HOST = 1024
 
 DEFAULT_PORTS = {'http': 80, 'https': 443}
 
@@ -219,6 +221,10 @@ def _host(scheme: str, host: str) -> str:
             )
         return address.compressed
     host = urllib.parse.unquote(host)
+    if len(host) > _MAX_HOST:
+        raise exceptions.InvalidEndpoint(
+            f'a {scheme} URL has a host name of {len(host)} characters'
+        )
     if not host.isascii():
         try:
             host = host.encode('idna').decode('ascii')

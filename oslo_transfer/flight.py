@@ -88,7 +88,7 @@ class _Note:
 
     def __exit__(self, *_exc: object) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            oserrors.close(self._fd)
 
 
 class Flight:
@@ -141,9 +141,9 @@ class Flight:
                         found = os.fstat(fd)
                         landed = found, note.identity(found.st_ino)
             except BaseException:
-                os.close(fd)
+                oserrors.close(fd)
                 raise
-            os.close(fd)
+            oserrors.close(fd)
         with contextlib.suppress(OSError):
             # Others may have taken the lock in between, to find the same.
             if landed and os.path.samestat(landed[0], os.lstat(path)):
@@ -219,8 +219,7 @@ class Flight:
             with contextlib.suppress(OSError):
                 os.unlink(self.locked_path)
         fd, self._fd = self._fd, -1
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        oserrors.close(fd)
 
 
 def same_file(fd: int, path: str) -> bool:

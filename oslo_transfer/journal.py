@@ -16,14 +16,15 @@ part file is refused as a whole, and the copy starts again.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
+import stat
 import struct
 import typing
 import zlib
 
+from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 from oslo_transfer import ranges
 
@@ -135,16 +136,31 @@ class Journal:
         if len(head) + len(body) > _SLOT:
             return  # Absurdly many ranges: the last note stays valid.
         if self._fd is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            if self._serial == 0:
-                flags |= os.O_TRUNC
-            with oserrors.os_errors(f'creating {self._path}'):
-                self._fd = os.open(self._path, flags, 0o600)
+            self._fd = self._open()
         with oserrors.os_errors(f'writing {self._path}'):
-            os.pwrite(self._fd, head + body, (self._serial % 2) * _SLOT)
+            place = (self._serial % 2) * _SLOT
+            if os.pwrite(self._fd, head + body, place) < len(head + body):
+                raise exceptions.NoSpace(f'{self._path} got half a note')
             self._serial += 1
             if durable:
                 os.fdatasync(self._fd)
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with oserrors.os_errors(f'creating {self._path}'):
+            fd = os.open(self._path, flags | os.O_NONBLOCK, 0o600)
+            try:
+                found = os.fstat(fd)
+                if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                    raise exceptions.InvalidEndpoint(
+                        f'{self._path} is not ours to write to'
+                    )
+                if self._serial == 0:
+                    os.ftruncate(fd, 0)
+            except BaseException:
+                oserrors.close(fd)
+                raise
+        return fd
 
     def reinstate(self, earlier: Record) -> None:
         """Note that after all the part file holds what it held before."""
@@ -156,9 +172,7 @@ class Journal:
         self._closed = True
         fd, self._fd = self._fd, None
         if fd is not None:
-            # What counts was flushed before.
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            oserrors.close(fd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +199,7 @@ def load(path: str, inode: int, length: int) -> Record | None:
     try:
         return read(fd, inode, length)
     finally:
-        os.close(fd)
+        oserrors.close(fd)
 
 
 def open_file(path: str) -> int:

@@ -189,16 +189,19 @@ class Landing:
 
     def _read_file(self, path: str) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(_READ))
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with oserrors.os_errors(f'opening {path}'):
-            file = open(path, 'rb', buffering=0)
-        with file:
+            fd = os.open(path, flags)
+        try:
             while True:
                 self._ctx.breathe()
                 with oserrors.os_errors(f'reading {path}'):
-                    count = file.readinto(buffer)
+                    count = os.readv(fd, [buffer])
                 if not count:
                     return
                 yield buffer[:count]
+        finally:
+            oserrors.close(fd)
 
     # What strategies use
 
@@ -226,11 +229,18 @@ class Landing:
             size=size,
         )
 
-    @property
-    def held_hint(self) -> int:
-        """Where an earlier copy probably stopped, in bytes."""
+    def held_hint(self, source: str) -> int:
+        """Where an earlier copy that may be gone on with has stopped.
+
+        :param source: identity of the location; that it has not changed
+            since is taken for granted here, and found out later
+        """
         record = self._record()
-        return record.held.frontier() if record else 0
+        if record is None:
+            return 0
+        was = record.identity
+        now = self.identity(source, was.validator, was.size)
+        return record.held.frontier() if now.continues(was) else 0
 
     def _journal_path(self) -> str | None:
         needed = base.Capability.RESUME | base.Capability.LOCAL_PATH
@@ -270,12 +280,21 @@ class Landing:
                 # process that was killed before it could flush.
                 self._ctx.call(self._flight.sync, 'flushing the part file')
                 held = record.held
-            except exceptions.StorageError as exc:
+            except (
+                exceptions.TransferCancelled,
+                exceptions.DeadlineExceeded,
+            ):
+                raise
+            except exceptions.TransferError as exc:
                 LOG.warning('starting again: %s', exc)
         journal = _journal.Journal(path, self._flight.inode, identity, record)
         # Before the bytes change that the earlier note speaks of.
         durable = record is not None and record.held.total > 0
-        journal.save(held, held, durable)
+        try:
+            journal.save(held, held, durable)
+        except BaseException:
+            journal.close()
+            raise
         self._keep = held.total > 0
         return journal, held
 

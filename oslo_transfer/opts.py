@@ -96,6 +96,7 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         'max_size_bytes',
         default=16 << 40,
         min=1,
+        max=1 << 60,
         help='The most bytes that are taken from a source whose size is '
         'not known in advance.',
     ),
@@ -165,6 +166,7 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         'rate_limit_bytes_per_second',
         default=0,
         min=0,
+        max=1 << 60,
         help='The most bytes per second that one copy moves if the call '
         'does not say. 0 means no limit.',
     ),

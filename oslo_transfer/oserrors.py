@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import typing
 
 from oslo_transfer import exceptions
@@ -38,3 +39,12 @@ def translate(exc: OSError, what: str) -> exceptions.TransferError:
     if exc.errno in (errno.EBUSY, errno.EMFILE, errno.ENFILE):
         return exceptions.Unavailable(text)
     return exceptions.StorageError(text)
+
+
+def close(fd: int) -> None:
+    """Close a descriptor of what was only read, or flushed before.
+
+    An error would say nothing, and the descriptor is gone in any case.
+    """
+    with contextlib.suppress(OSError):
+        os.close(fd)

@@ -73,6 +73,8 @@ class Receiver:
         self.started = False
         #: Bytes that were fetched and then dropped.
         self.wasted = 0
+        # The system said once that bytes which were written are lost.
+        self._lost = False
 
     def run(self, *, patient: bool, resume: bool) -> Received:
         """Copy, verify, commit.
@@ -102,7 +104,7 @@ class Receiver:
                     journal.close()
 
     def _open(self, patient: bool, resume: bool) -> retry.RetryingSource:
-        hint = self._landing.held_hint if resume else 0
+        hint = self._landing.held_hint(self._end.identity) if resume else 0
         ctx = self._ctx.replace(start=max(0, hint - retry.OVERLAP))
         backoff = retry.Backoff(self._ctx, str(self._end))
         while True:
@@ -194,7 +196,11 @@ class Receiver:
             )
             work = copier.Copier(job, self._ctx)
             resumed = held.total
-            keep = journal is not None and source.joinable
+            keep = (
+                journal is not None
+                and source.joinable
+                and source.size is not None
+            )
             self.started = True
             try:
                 size = work.run()
@@ -209,21 +215,27 @@ class Receiver:
                 keep = False
                 self.wasted = size - resumed
                 raise
-            self._ctx.call(sink.sync, 'flushing the destination')
+            self._flush(sink)
             if not taps:
                 self._landing.show(sink, size)
             self._ctx.check()
             self._commit(sink, size)
             keep = False
-        except (exceptions.SourceChanged, exceptions.StorageError):
-            # The bytes are of two versions, or some of them are lost.
+        except (
+            exceptions.SourceChanged,
+            exceptions.IntegrityError,
+            exceptions.StorageError,
+        ):
+            # The bytes are of two versions, or wrong, or some are lost.
             keep = False
             raise
         finally:
             if digester is not None:
                 digester.stop()
-            if self._landing.refused or (
-                work is not None and (work.damaged or not work.total)
+            if (
+                self._landing.refused
+                or self._lost
+                or (work is not None and (work.damaged or not work.total))
             ):
                 keep = False
             sink.abort(keep)
@@ -239,6 +251,15 @@ class Receiver:
             wasted=source.wasted,
             method=work.method,
         )
+
+    def _flush(self, sink: base.Sink) -> None:
+        try:
+            self._ctx.call(sink.sync, 'flushing the destination')
+        except (exceptions.TransferCancelled, exceptions.DeadlineExceeded):
+            raise
+        except exceptions.TransferError:
+            self._lost = True
+            raise
 
     def _guard(self, sink: base.Sink, size: int | None) -> base.Sink:
         if base.Capability.ATOMIC in sink.capabilities:

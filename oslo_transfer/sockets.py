@@ -39,14 +39,16 @@ class _Window:
         self._bytes += count
         if self._waited < self._rule.seconds:
             return
-        if self._bytes < self._waited * self._rule.bytes_per_second:
+        # A new window begins in any case: what has arrived meanwhile can
+        # still be read.
+        waited, self._waited = self._waited, 0.0
+        count, self._bytes = self._bytes, 0
+        if count < waited * self._rule.bytes_per_second:
             raise exceptions.Stalled(
-                f'{self._where}: {self._bytes} bytes in '
-                f'{self._waited:.1f} seconds of waiting; at least '
-                f'{self._rule.bytes_per_second} bytes/s are due'
+                f'{self._where}: {count} bytes in {waited:.1f} seconds of '
+                f'waiting; at least {self._rule.bytes_per_second} bytes/s '
+                f'are due'
             )
-        self._waited = 0.0
-        self._bytes = 0
 
 
 class WatchedSocket:

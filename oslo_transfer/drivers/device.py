@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -44,9 +43,10 @@ class DeviceSink(base.Sink):
                     f'device); it is not touched'
                 ) from exc
             raise oserrors.translate(exc, f'opening {path}') from exc
-        self.capacity = os.lseek(self.fd, 0, os.SEEK_END)
+        with oserrors.os_errors(f'looking at {path}'):
+            self.capacity = os.lseek(self.fd, 0, os.SEEK_END)
         if size is not None and size > self.capacity:
-            os.close(self.fd)
+            oserrors.close(self.fd)
             raise exceptions.NoSpace(
                 f'{path} has {self.capacity} bytes, {size} are needed'
             )
@@ -99,6 +99,4 @@ class DeviceSink(base.Sink):
         """Let the device go."""
         fd, self.fd = self.fd, None
         if fd is not None:
-            # What counts was flushed before.
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            oserrors.close(fd)

@@ -95,7 +95,7 @@ class FileDriver(base.Driver):
         path = self.local_path(endpoint)
         with (
             oserrors.os_errors(f'reading {path}'),
-            open(path, 'rb', buffering=0) as source,
+            open(path, 'rb', buffering=0, opener=_at_once) as source,
         ):
             if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
                 raise exceptions.CapabilityMissing(
@@ -152,10 +152,19 @@ class FileSource(base.Source):
             self._fd = os.open(
                 path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
             )
-        found = os.fstat(self._fd)
+            try:
+                self._examine(os.fstat(self._fd))
+            except BaseException:
+                oserrors.close(self._fd)
+                raise
+        # Local reads wait for nobody; a second stream only takes turns.
+        self.geometry = base.Geometry(preferred=1 << 18, max_streams=1)
+
+    def _examine(self, found: os.stat_result) -> None:
         if stat.S_ISBLK(found.st_mode):
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             self._holes = False
+            self.capabilities &= ~base.Capability.EXTENTS
         elif stat.S_ISREG(found.st_mode):
             self.size = found.st_size
             self._holes = True
@@ -168,14 +177,9 @@ class FileSource(base.Source):
                 strong=False,
             )
         else:
-            os.close(self._fd)
             raise exceptions.InvalidEndpoint(
-                f'{path} is neither a regular file nor a block device'
+                f'{self._path} is neither a regular file nor a block device'
             )
-        if not self._holes:
-            self.capabilities &= ~base.Capability.EXTENTS
-        # Local reads wait for nobody; a second stream only takes turns.
-        self.geometry = base.Geometry(preferred=1 << 18, max_streams=1)
 
     def stream(self, offset: int, length: int | None) -> FileStream:
         """Read a run of bytes."""
@@ -195,7 +199,8 @@ class FileSource(base.Source):
         """
         if self.validator is None:
             return
-        found = os.fstat(self.fd)
+        with oserrors.os_errors(f'looking at {self._path}'):
+            found = os.fstat(self.fd)
         if self.validator.value != (
             f'{found.st_dev}:{found.st_ino}:{found.st_size}:'
             f'{found.st_mtime_ns}'
@@ -244,8 +249,7 @@ class FileSource(base.Source):
         """Close the file; idempotent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            oserrors.close(fd)
 
 
 class FileStream(base.Stream):
@@ -336,7 +340,7 @@ class FileSink(base.Sink):
             if size and preallocate:
                 _preallocate(self.fd, size)
         except OSError as exc:
-            os.close(self.fd)
+            oserrors.close(self.fd)
             raise oserrors.translate(exc, f'preparing {self._part}') from exc
         # What an earlier copy left between the ranges it vouches for may
         # be anything: there zeros have to be made.
@@ -410,9 +414,7 @@ class FileSink(base.Sink):
     def _close(self) -> None:
         fd, self.fd = self.fd, None
         if fd is not None:
-            # What counts was flushed before.
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            oserrors.close(fd)
 
 
 def _preallocate(fd: int, size: int) -> None:
@@ -422,3 +424,8 @@ def _preallocate(fd: int, size: int) -> None:
         # Where the file system has no such thing, the copy does without.
         if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a FIFO without waiting for its other end."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -37,6 +37,11 @@ def clone(source_fd: int, part_fd: int) -> str:
     try:
         fcntl.ioctl(part_fd, _FICLONE, source_fd)
     except OSError as exc:
+        size = os.fstat(source_fd).st_size
+        if exc.errno == errno.EINVAL and os.fstat(part_fd).st_size > size:
+            # Half a block cannot be put into the middle of a file.
+            os.ftruncate(part_fd, size)
+            return clone(source_fd, part_fd)
         reasons = {
             errno.EXDEV: 'source and destination are on different file '
             'systems',
@@ -204,7 +209,7 @@ def sync_directory(path: str) -> None:
         if exc.errno not in (errno.EINVAL, errno.EBADF):
             raise
     finally:
-        os.close(fd)
+        oserrors.close(fd)
 
 
 def pwrite_all(fd: int, buffer: memoryview, offset: int, path: str) -> None:

@@ -51,15 +51,22 @@ class AttachConformance(harness.Harness):
         """
         return []
 
+    def hold(
+        self, attachment: base.Attachment
+    ) -> typing.Callable[[], None] | None:
+        """Keep an attachment from being taken away.
+
+        :returns: what lets it go again; None if nothing can keep it
+        """
+        return None
+
     def attach(
         self,
         url: str,
         record: typing.Callable[[Mapping[str, typing.Any]], None],
     ) -> base.Attachment:
         """Attach; it is detached when the test ends."""
-        made = self.driver.attach(
-            _endpoint.parse(url), self.context(), record
-        )
+        made = self.driver.attach(_endpoint.parse(url), self.context(), record)
         self.addCleanup(self.driver.detach, made, self.context(), True)
         return made
 
@@ -141,6 +148,29 @@ class AttachConformance(harness.Harness):
         self.driver.detach(first, self.context(), False)
         self.assert_same(data, self.read_attachment(second, len(data)))
         self.driver.detach(second, self.context(), False)
+        self.assertEqual(before, self.attached())
+
+    def test_detach_fails(self) -> None:
+        """What cannot be taken away is told, and can be later."""
+        before = self.attached()
+        made = self.attach(
+            self.attachable(harness.pattern(1000)), lambda _details: None
+        )
+        let_go = self.hold(made)
+        if let_go is not None:
+            self.addCleanup(let_go)
+            for force in (False, True):
+                error = self.assert_fails(
+                    exceptions.DetachError,
+                    self.driver.detach,
+                    made,
+                    self.context(),
+                    force,
+                )
+                assert isinstance(error, exceptions.DetachError)
+                self.assertTrue(error.leftovers)
+            let_go()
+        self.driver.detach(made, self.context(), False)
         self.assertEqual(before, self.attached())
 
     def test_attach_secrets(self) -> None:

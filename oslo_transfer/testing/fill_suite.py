@@ -20,10 +20,17 @@ class FillConformance(harness.Harness):
     fills: typing.ClassVar[bool] = True
 
     def part_path(self) -> str:
-        """Make a new and empty part file; return its path."""
-        path = self.temporary()
-        with open(path, 'xb'):
-            pass
+        """The path of a part file that is to be made.
+
+        Where it is may decide whether there is a way to fill it.
+        """
+        return self.temporary()
+
+    def part(self, content: bytes = b'') -> str:
+        """Make a part file."""
+        path = self.part_path()
+        with open(path, 'xb') as file:
+            file.write(content)
         return path
 
     def fill(self, url: str, path: str, **changes: typing.Any) -> str:
@@ -37,7 +44,7 @@ class FillConformance(harness.Harness):
         for size in harness.SIZES:
             with self.subTest(size=size):
                 data = harness.pattern(size)
-                url, path = self.put(data), self.part_path()
+                url, path = self.put(data), self.part()
                 inode = os.stat(path).st_ino
                 if self.fills:
                     self.assertRegex(self.fill(url, path), r'^[a-z-]+$')
@@ -48,20 +55,32 @@ class FillConformance(harness.Harness):
                 self.assertEqual(inode, os.stat(path).st_ino)
 
     def _check_refusal(self, url: str, path: str) -> None:
-        self.assert_fails(
-            exceptions.CapabilityMissing, self.fill, url, path
-        )
-        self.assertEqual(b'', _content(path))
+        before = _content(path)
+        self.assert_fails(exceptions.CapabilityMissing, self.fill, url, path)
+        self.assert_same(before, _content(path))
+
+    def test_fill_what_is_not_empty(self) -> None:
+        """What is there is replaced, or as it was."""
+        for size in (0, 1000, 100_000):
+            with self.subTest(size=size):
+                data = harness.pattern(size)
+                url = self.put(data)
+                path = self.part(harness.pattern(50_000, 'old'))
+                if self.fills:
+                    self.fill(url, path)
+                    self.assert_same(data, _content(path))
+                else:
+                    self._check_refusal(url, path)
 
     def test_fill_at_once(self) -> None:
         """Several files are filled at the same time."""
         if not self.fills:
             url = self.put(harness.pattern(1000))
-            self._check_refusal(url, self.part_path())
+            self._check_refusal(url, self.part())
             return
         contents = [harness.pattern(harness.MIB, str(i)) for i in range(3)]
         urls = [self.put(data) for data in contents]
-        paths = [self.part_path() for _ in urls]
+        paths = [self.part() for _ in urls]
         self.together(
             *(
                 lambda url=url, path=path: self.fill(url, path)
@@ -73,10 +92,8 @@ class FillConformance(harness.Harness):
 
     def test_fill_from_missing(self) -> None:
         """What does not exist is NotFound, and fills nothing."""
-        path = self.part_path()
-        self.assert_fails(
-            exceptions.NotFound, self.fill, self.missing(), path
-        )
+        path = self.part()
+        self.assert_fails(exceptions.NotFound, self.fill, self.missing(), path)
         self.assertEqual(b'', _content(path))
 
     def test_cancelled_fill(self) -> None:
@@ -84,7 +101,7 @@ class FillConformance(harness.Harness):
         cancel = threading.Event()
         cancel.set()
         data = harness.pattern(harness.MIB)
-        url, path = self.put(data), self.part_path()
+        url, path = self.put(data), self.part()
         try:
             self.fill(url, path, cancel=cancel)
         except (

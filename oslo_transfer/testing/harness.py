@@ -24,11 +24,11 @@ import typing
 
 from oslo_transfer import connector
 from oslo_transfer import context as _context
+from oslo_transfer.drivers import base
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
-from oslo_transfer import urlpolicy
-from oslo_transfer.drivers import base
 from oslo_transfer.testing import fixtures
+from oslo_transfer import urlpolicy
 
 # A suite is no TestCase, or a runner would take it for a test. A type
 # checker is told otherwise, to find the methods of one.
@@ -118,7 +118,7 @@ class Harness(TestBase):
     """
 
     #: The driver to test.
-    driver_class: typing.ClassVar[type[base.Driver]]
+    driver_class: type[base.Driver]
 
     def setUp(self) -> None:
         """Make a configuration and a driver of its own for the test.
@@ -224,9 +224,7 @@ class Harness(TestBase):
             self.assertIsNotNone(found)
             return
         self.assertEqual(len(expected), len(found), 'another size')
-        at = next(
-            i for i, (a, b) in enumerate(zip(expected, found)) if a != b
-        )
+        at = next(i for i, (a, b) in enumerate(zip(expected, found)) if a != b)
         self.fail(f'other bytes from {at} on, of {len(expected)}')
 
     def assert_fails(

@@ -8,9 +8,7 @@ makes ``oslo_transfer.copy()`` find it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Mapping
-import dataclasses
 import hashlib
 import itertools
 import threading
@@ -19,80 +17,11 @@ import typing
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from oslo_transfer.testing import faults as _faults
+from oslo_transfer.testing import memory_handles as handles
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer import endpoint as _endpoint
-
-BLOCK = 64 << 10
-_ZEROS = bytes(BLOCK)
-
-
-class _Blocks:
-    """Bytes in blocks; those that are all zeros take no memory."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, bytearray] = {}
-        self.size = 0
-
-    @property
-    def stored(self) -> int:
-        return len(self.blocks) * BLOCK
-
-    def read(self, buffer: memoryview, offset: int) -> int:
-        count = max(0, min(len(buffer), self.size - offset))
-        done = 0
-        while done < count:
-            index, start = divmod(offset + done, BLOCK)
-            step = min(BLOCK - start, count - done)
-            block = self.blocks.get(index, _ZEROS)
-            buffer[done : done + step] = memoryview(block)[
-                start : start + step
-            ]
-            done += step
-        return count
-
-    def write(self, data: memoryview, offset: int) -> None:
-        self.size = max(self.size, offset + len(data))
-        done = 0
-        while done < len(data):
-            index, start = divmod(offset + done, BLOCK)
-            step = min(BLOCK - start, len(data) - done)
-            block = self.blocks.setdefault(index, bytearray(BLOCK))
-            block[start : start + step] = data[done : done + step]
-            done += step
-
-    def zero(self, offset: int, length: int) -> None:
-        self.size = max(self.size, offset + length)
-        end = offset + length
-        for index in [
-            index
-            for index in self.blocks
-            if offset < (index + 1) * BLOCK and index * BLOCK < end
-        ]:
-            start = max(offset - index * BLOCK, 0)
-            stop = min(end - index * BLOCK, BLOCK)
-            self.blocks[index][start:stop] = bytes(stop - start)
-            if self.blocks[index] == _ZEROS:
-                del self.blocks[index]
-
-    def resize(self, size: int) -> None:
-        old, self.size = self.size, size
-        if size < old:
-            self.zero(size, old - size)
-            self.size = size
-
-
-@dataclasses.dataclass(frozen=True)
-class _Object:
-    """One version of an object; never changed."""
-
-    content: _Blocks
-    version: int
-    sized: bool = True
-    ranges: bool = True
-    pieces: base.Pieces | None = None
-    faults: _faults.Faults | None = None
 
 
 class MemoryStore:
@@ -105,7 +34,7 @@ class MemoryStore:
     def __init__(self, capacity: int | None = None) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._objects: dict[str, _Object] = {}
+        self._objects: dict[str, handles.Object] = {}
         self._expected: dict[str, _faults.CheckingSink] = {}
         self._containers: set[str] = set()
         self._versions = itertools.count(1)
@@ -141,12 +70,9 @@ class MemoryStore:
         """
         if data is not None:
             size, runs = len(data), {0: data}
-        content = _Blocks()
+        content = handles.Blocks()
         for offset, run in (runs or {}).items():
-            for start in range(0, len(run), BLOCK):
-                part = memoryview(run)[start : start + BLOCK]
-                if not _ZEROS.startswith(part):
-                    content.write(part, offset + start)
+            content.write_data(run, offset)
         content.size = size
         self._keep(
             url,
@@ -191,7 +117,7 @@ class MemoryStore:
 
     # For the driver
 
-    def find(self, key: str) -> _Object:
+    def find(self, key: str) -> handles.Object:
         """An object.
 
         :raises NotFound: there is none
@@ -246,7 +172,9 @@ class MemoryStore:
                 f'{size} bytes of memory are needed, {free} are left'
             )
 
-    def commit(self, key: str, content: _Blocks, overwrite: bool) -> None:
+    def commit(
+        self, key: str, content: handles.Blocks, overwrite: bool
+    ) -> None:
         """Show an object.
 
         :raises AlreadyExists: there is one already
@@ -256,7 +184,7 @@ class MemoryStore:
     def _keep(
         self,
         url: str,
-        content: _Blocks,
+        content: handles.Blocks,
         overwrite: bool = True,
         **options: typing.Any,
     ) -> None:
@@ -265,7 +193,7 @@ class MemoryStore:
             if not overwrite and key in self._objects:
                 raise exceptions.AlreadyExists(f'{url} exists')
             self._containers.add(_container(key))
-            self._objects[key] = _Object(
+            self._objects[key] = handles.Object(
                 content, next(self._versions), **options
             )
 
@@ -278,7 +206,7 @@ def _container(key: str) -> str:
     return key.partition('/')[0]
 
 
-def _pieces(content: _Blocks, length: int) -> base.Pieces:
+def _pieces(content: handles.Blocks, length: int) -> base.Pieces:
     digests = []
     for start in range(0, content.size, length):
         part = memoryview(bytearray(min(length, content.size - start)))
@@ -314,7 +242,7 @@ class MemoryDriver(base.Driver):
     ) -> base.Source:
         """Open the version that there is now."""
         found = self.store.find(endpoint.host + endpoint.path)
-        source = MemorySource(found, ctx)
+        source = handles.MemorySource(found, ctx)
         if found.faults is not None:
             return _faults.FaultySource(source, found.faults, ctx)
         return source
@@ -333,156 +261,4 @@ class MemoryDriver(base.Driver):
         expected = self.store.prepare(key, size)
         if expected is not None:
             return expected
-        return MemorySink(self.store, key, ctx, overwrite)
-
-
-class MemorySource(base.Source):
-    """One version of an object in memory."""
-
-    def __init__(self, found: _Object, ctx: _context.Context) -> None:
-        self.content = found.content
-        self.ctx = ctx
-        self.closed = False
-        self.capabilities = base.Capability.READ
-        if found.sized:
-            self.capabilities |= base.Capability.EXTENTS
-        if found.ranges:
-            self.capabilities |= base.Capability.RANDOM_READ
-        if found.pieces is not None:
-            self.capabilities |= base.Capability.PIECES
-        self.size = found.content.size if found.sized else None
-        self.validator = base.Validator(str(found.version), strong=True)
-        self.pieces = found.pieces
-
-    def stream(self, offset: int, length: int | None) -> MemoryStream:
-        """Read a run."""
-        if offset and base.Capability.RANDOM_READ not in self.capabilities:
-            raise exceptions.CapabilityMissing(
-                'the object can be read from its start only'
-            )
-        end = self.content.size if length is None else offset + length
-        if not 0 <= offset <= end <= self.content.size:
-            raise exceptions.SourceChanged(
-                f'there are {self.content.size} bytes; {offset}..{end} were '
-                f'asked for'
-            )
-        return MemoryStream(self, offset, end)
-
-    def extents(
-        self, offset: int, length: int
-    ) -> Iterator[base.Extent] | None:
-        """Blocks that are stored are data, all else is zeros."""
-        if base.Capability.EXTENTS not in self.capabilities:
-            return None
-        return self._extents(offset, offset + length)
-
-    def _extents(self, start: int, end: int) -> Iterator[base.Extent]:
-        position = start
-        for index in sorted(self.content.blocks):
-            first = max(position, index * BLOCK)
-            last = min(end, (index + 1) * BLOCK)
-            if first >= last:
-                continue
-            if first > position:
-                yield base.Extent(position, first - position, False)
-            yield base.Extent(first, last - first, True)
-            position = last
-        if position < end:
-            yield base.Extent(position, end - position, False)
-
-    def close(self) -> None:
-        """End all streams."""
-        self.closed = True
-
-
-class MemoryStream(base.Stream):
-    """A run of bytes of an object in memory."""
-
-    def __init__(self, source: MemorySource, offset: int, end: int) -> None:
-        super().__init__()
-        self._source = source
-        self._position = offset
-        self._end = end
-
-    def readinto(self, buffer: typing.Any) -> int:
-        """Copy from the object."""
-        if self.closed or self._source.closed:
-            raise exceptions.TransferCancelled('the stream was closed')
-        self._source.ctx.check()
-        view = memoryview(buffer).cast('B')[: self._end - self._position]
-        count = self._source.content.read(view, self._position)
-        self._position += count
-        return count
-
-
-class MemorySink(base.Sink):
-    """A new version of an object in memory."""
-
-    capabilities = (
-        base.Capability.WRITE
-        | base.Capability.RANDOM_WRITE
-        | base.Capability.ATOMIC
-        | base.Capability.READBACK
-    )
-    zeroed = True
-
-    def __init__(
-        self,
-        store: MemoryStore,
-        key: str,
-        ctx: _context.Context,
-        overwrite: bool,
-    ) -> None:
-        self._store = store
-        self._key = key
-        self._ctx = ctx
-        self._overwrite = overwrite
-        self._lock = threading.Lock()
-        self._content: _Blocks | None = _Blocks()
-
-    @property
-    def free(self) -> int | None:
-        """Bytes that still fit."""
-        return self._store.free
-
-    def _open(self) -> _Blocks:
-        if self._content is None:
-            raise exceptions.TransferCancelled(
-                f'memory://{self._key} is not being written any more'
-            )
-        return self._content
-
-    def pwrite(self, buffer: memoryview, offset: int) -> None:
-        """Copy from the buffer."""
-        self._ctx.check()
-        with self._lock:
-            content = self._open()
-            content.write(buffer, offset)
-            self._store.check_space(content.stored)
-
-    def zero(self, offset: int, length: int) -> bool:
-        """Drop blocks."""
-        with self._lock:
-            self._open().zero(offset, length)
-        return True
-
-    def pread(self, buffer: memoryview, offset: int) -> int:
-        """Copy from what was written."""
-        with self._lock:
-            return self._open().read(buffer, offset)
-
-    def sync(self) -> None:
-        """Nothing: this is as durable as it gets."""
-
-    def commit(self, size: int) -> None:
-        """Show the new version."""
-        with self._lock:
-            content = self._open()
-            content.resize(size)
-            self._store.commit(self._key, content, self._overwrite)
-            self._content = None
-
-    def abort(self, keep: bool) -> None:
-        """Drop what was written."""
-        with self._lock:
-            self._content = None
+        return handles.MemorySink(self.store, key, ctx, overwrite)

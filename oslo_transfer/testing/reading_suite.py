@@ -123,9 +123,7 @@ class ReadingConformance(harness.Harness):
                 self.assert_same(data[offset:end], found)
 
     def _check_no_random_read(self, source: base.Source, data: bytes) -> None:
-        self.assert_fails(
-            exceptions.CapabilityMissing, source.stream, 1, None
-        )
+        self.assert_fails(exceptions.CapabilityMissing, source.stream, 1, None)
         self.assertNotIn(Capability.RANDOM_READ, source.capabilities)
         self.assert_fails(
             exceptions.CapabilityMissing, source.stream, len(data) // 2, 1

@@ -93,9 +93,7 @@ class SinkConformance(writing_suite.WritingConformance):
         data = harness.pattern(harness.MIB)
         for count in (0, 1, len(data) // 2, len(data)):
             for keep in (False, True):
-                if count == len(data) and not self.sink_has(
-                    Capability.ATOMIC
-                ):
+                if count == len(data) and not self.sink_has(Capability.ATOMIC):
                     continue  # All of it is there: nobody can take it back.
                 with self.subTest(written=count, keep=keep):
                     url = self.sink_url()

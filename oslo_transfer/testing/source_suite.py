@@ -62,9 +62,7 @@ class SourceConformance(
                 if self.source_has(base.Capability.RANDOM_READ):
                     self._check_old(source, old, len(old) // 2)
 
-    def _check_old(
-        self, source: base.Source, old: bytes, offset: int
-    ) -> None:
+    def _check_old(self, source: base.Source, old: bytes, offset: int) -> None:
         try:
             found = self.read(source, offset, len(old) - offset)
         except exceptions.SourceChanged as exc:

@@ -62,6 +62,7 @@ class StrategyConformance(harness.Harness):
 
     def request(self, src: str, dst: str) -> _request.Request:
         """What a strategy plans with."""
+
         def load(scheme: str) -> drivers_base.Driver:
             return _loader.driver(scheme, self.conf)
 
@@ -108,7 +109,7 @@ class StrategyConformance(harness.Harness):
 
     def test_copy(self) -> None:
         """All bytes arrive, and the result says how."""
-        for size in harness.SIZES:
+        for size in (0, 1, 64 * harness.KIB + 1, 5 * harness.MIB // 2):
             for algorithm in (None, 'sha256'):
                 with self.subTest(size=size, algorithm=algorithm):
                     self._check_copy(harness.pattern(size), algorithm)

@@ -45,6 +45,17 @@ class WaitingConformance(harness.Harness):
         """An object whose peer vanishes after so many bytes of it."""
         return None
 
+    def nonsense(self) -> str | None:
+        """An object whose peer breaks the protocol after a few bytes."""
+        return None
+
+    def vanish(self) -> bool:
+        """Take away the peers of all objects.
+
+        :returns: False if there is no peer that could go
+        """
+        return False
+
     # Closing
 
     def test_close_is_idempotent(self) -> None:
@@ -302,3 +313,23 @@ class WaitingConformance(harness.Harness):
                         self.assert_presentable(exc)
                 self.assertEqual(data[: len(found)], bytes(found))
                 source.close()
+
+    def test_nonsense(self) -> None:
+        """A peer that breaks the protocol is a ProtocolError."""
+        url = self.nonsense()
+        if url is None:
+            return
+        source = self.open(url)
+        error = self.assert_fails(exceptions.ProtocolError, self.read, source)
+        assert isinstance(error, exceptions.TransferError)
+        self.assertFalse(error.retryable)
+
+    def test_vanished(self) -> None:
+        """A peer that is gone by the next stream is Unavailable."""
+        data = harness.pattern(1000)
+        source = self.open(self.put(data))
+        self.assert_same(data, self.read(source))
+        if not self.vanish():
+            self.assert_same(data, self.read(source))
+            return
+        self.assert_fails(exceptions.Unavailable, source.stream, 0, None)

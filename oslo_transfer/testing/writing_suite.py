@@ -229,10 +229,7 @@ class WritingConformance(harness.Harness):
             sink.commit(len(data))
 
         self.together(
-            *(
-                functools.partial(write, *each)
-                for each in zip(urls, contents)
-            )
+            *(functools.partial(write, *each) for each in zip(urls, contents))
         )
         for url, data in zip(urls, contents):
             self.assert_same(data, self.read_sink(url))
@@ -326,6 +323,27 @@ class WritingConformance(harness.Harness):
         if sink.capacity is None:
             self.assertEqual(b'', self.back(sink, len(data), 10))
             self.assertEqual(b'', self.back(sink, 1 << 40, 1))
+
+    def test_far_offset_of_a_sink(self) -> None:
+        """RANDOM_WRITE: offsets beyond 32 bits."""
+        sink = self.open_to_write(self.sink_url())
+        if not self.sink_has(Capability.RANDOM_WRITE):
+            self._check_no_random_write(sink)
+            return
+        if sink.capacity is not None or not sink.zeroed:
+            return  # Nobody wants to fill up the way there.
+        runs = {
+            (1 << 32) - 500: harness.pattern(1000),
+            5 << 30: harness.pattern(1000, 'far'),
+        }
+        for offset, run in runs.items():
+            sink.pwrite(view(run), offset)
+        if self.sink_has(Capability.READBACK):
+            for offset, run in runs.items():
+                self.assert_same(run, self.back(sink, offset, len(run)))
+            found = self.back(sink, 1000, 1000)
+            self.assertFalse(any(found), 'it went elsewhere')
+        sink.abort(False)
 
     def test_descriptor(self) -> None:
         """What goes in by ``fd`` is as if it had been written."""

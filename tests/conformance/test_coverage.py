@@ -57,9 +57,7 @@ def test_drivers(point):
     for suite, flags in suites.items():
         if driver.capabilities & flags:
             assert any(issubclass(cls, suite) for cls in bound)
-    assert any(
-        issubclass(cls, conformance.DriverConformance) for cls in bound
-    )
+    assert any(issubclass(cls, conformance.DriverConformance) for cls in bound)
     assert point.name in driver.schemes
 
 

@@ -100,10 +100,18 @@ class FileHooks(conformance.Harness):
     def sink_nowhere(self):
         return str(self.directory / 'nowhere' / 'file')
 
+    def denied(self):
+        if os.geteuid() == 0:
+            return None  # Nothing is denied.
+        url = self.put(b'secret')
+        self.path(url).chmod(0)
+        return url
+
+    def denied_sink(self):
+        return '/sys/conformance'  # Not even root makes files there.
+
     def part_path(self):
-        path = f'{self.url()}.part'
-        self.path(path).touch()
-        return path
+        return f'{self.url()}.part'
 
 
 class TestFile(

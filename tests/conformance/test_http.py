@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import tempfile
@@ -33,11 +34,10 @@ class Upload(resource.Upload):
 
 @functools.cache
 def authority():
-    """A CA, made once; the directory goes with the process."""
+    """A CA, made once; its directory goes with the process."""
     directory = tempfile.TemporaryDirectory()
-    made = certs.Certs(directory.name)
-    made.keep = directory
-    return made
+    atexit.register(directory.cleanup)
+    return certs.Certs(directory.name)
 
 
 class HTTPHooks(conformance.Harness):
@@ -117,9 +117,7 @@ class HTTPHooks(conformance.Harness):
         return url
 
     def small_sink(self, capacity):
-        return self.accept(
-            Upload(self.server, early_error=(413, capacity))
-        )
+        return self.accept(Upload(self.server, early_error=(413, capacity)))
 
 
 class HTTPFaults(HTTPHooks):
@@ -156,6 +154,18 @@ class HTTPFaults(HTTPHooks):
             conn.reset()
 
         return self.server.serve(path, answer)
+
+    def nonsense(self):
+        def answer(_request, conn):
+            conn.send_head(200, {'Transfer-Encoding': 'chunked'})
+            conn.send_chunk(bytes(1000))
+            conn.send_raw(b'nonsense\r\n')
+
+        return self.server.serve(self.path(), answer)
+
+    def vanish(self):
+        self.server.close()
+        return True
 
     def stalled_sink(self):
         def take(request, conn):
@@ -226,9 +236,7 @@ class TestRangesIgnored(
     source_capabilities = base.Capability.READ
 
 
-class TestChunked(
-    HTTPHooks, conformance.SourceConformance, unittest.TestCase
-):
+class TestChunked(HTTPHooks, conformance.SourceConformance, unittest.TestCase):
     """A server that does not know the size before the end."""
 
     options = {'chunked': True, 'ranges': False}

@@ -52,6 +52,7 @@ class Ends:
         self.directory = directory
         self.certs = certs
         self.numbers = itertools.count()
+        self.servers = {}
         self.stack = contextlib.ExitStack()
         self.store = memory.MemoryStore()
         self.conf = fixtures.make_conf()
@@ -62,43 +63,48 @@ class Ends:
     def __enter__(self):
         enter = self.stack.enter_context
         enter(fixtures.registered(self.store.driver_class(), Writeless))
-        tls = self.certs.server_context()
-        self.servers = {
-            'http': enter(http.ScriptedHTTPServer()),
-            'https': enter(http.ScriptedHTTPServer(tls)),
-        }
         return self
 
     def __exit__(self, *exc):
         self.stack.__exit__(*exc)
 
+    def server(self, scheme):
+        """A server, started when it is needed."""
+        if scheme not in self.servers:
+            tls = self.certs.server_context() if scheme == 'https' else None
+            self.servers[scheme] = self.stack.enter_context(
+                http.ScriptedHTTPServer(tls)
+            )
+        return self.servers[scheme]
+
     def name(self):
         return f'end{next(self.numbers)}'
 
-    def source(self, kind, sparse=True):
-        """DATA as a source."""
+    def source(self, kind, size=SIZE, runs=RUNS):
+        """Some data, by default DATA, as a source."""
+        data = conformance.spread(size, runs)
         if kind == 'file':
             path = self.directory / self.name()
             with open(path, 'xb') as file:
-                file.truncate(SIZE)
-                for offset, run in RUNS.items():
+                file.truncate(size)
+                for offset, run in runs.items():
                     file.seek(offset)
                     file.write(run)
             return str(path)
         if kind == 'memory':
             url = f'memory://test/{self.name()}'
-            return self.store.put(url, size=SIZE, runs=RUNS)
+            return self.store.put(url, size=size, runs=runs)
         if kind == 'object':
-            return io.BytesIO(DATA)
-        return self.servers[kind].put(f'/{self.name()}', DATA)
+            return io.BytesIO(data)
+        return self.server(kind).put(f'/{self.name()}', data)
 
     def destination(self, kind):
         """A place for it, and what reads what is there."""
         if kind == 'file':
             path = self.directory / self.name()
-            return str(path), lambda: (
-                path.read_bytes() if path.exists() else None
-            )
+            return str(
+                path
+            ), lambda: path.read_bytes() if path.exists() else None
         if kind == 'memory':
             self.store.container('test')
             url = f'memory://test/{self.name()}'
@@ -106,9 +112,10 @@ class Ends:
         if kind == 'object':
             target = io.BytesIO()
             return target, target.getvalue
-        url = self.servers[kind].allow_put(f'/{self.name()}')
+        server = self.server(kind)
+        url = server.allow_put(f'/{self.name()}')
         path = urllib.parse.urlsplit(url).path
-        return url, lambda: self.servers[kind].uploads.get(path)
+        return url, lambda: server.uploads.get(path)
 
     def copy(self, src, dst, **options):
         return oslo_transfer.copy(src, dst, conf=self.conf, **options)
@@ -152,22 +159,16 @@ def test_copy(pair, digest, ends):
     assert not [n for n in os.listdir(ends.directory) if n[0] == '.']
 
 
-@pytest.mark.parametrize('size', [0, 1, 65536, 65537])
 @pytest.mark.parametrize('pair', PAIRS, ids=names)
-def test_copy_small(pair, size, ends, monkeypatch):
-    data = conformance.pattern(size)
-    for name, value in {
-        'SIZE': size,
-        'DATA': data,
-        'RUNS': {0: data} if data else {},
-    }.items():
-        monkeypatch.setitem(globals(), name, value)
-    source = ends.source(pair[0])
-    target, read = ends.destination(pair[1])
-    result = ends.copy(source, target, hash_algo='md5')
-    assert read() == data
-    assert result.size == size
-    assert result.digest == f'md5:{hashlib.md5(data).hexdigest()}'
+def test_copy_small(pair, ends):
+    for size in (0, 1, 65536, 65537):
+        data = conformance.pattern(size)
+        source = ends.source(pair[0], size, {0: data})
+        target, read = ends.destination(pair[1])
+        result = ends.copy(source, target, hash_algo='md5')
+        assert read() == data
+        assert result.size == size
+        assert result.digest == f'md5:{hashlib.md5(data).hexdigest()}'
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -347,7 +348,7 @@ def refusals(ends):
         ),
         'endless': (
             exceptions.IntegrityError,
-            ends.servers['http'].put(
+            ends.server('http').put(
                 '/endless', DATA, content_length=False, ranges=False
             ),
             fresh,

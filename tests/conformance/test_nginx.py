@@ -48,6 +48,10 @@ class NginxHooks(conformance.Harness):
     options: dict = {}
     tls = False
 
+    root: pathlib.Path
+    server: nginx.Nginx
+    names: itertools.count
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()

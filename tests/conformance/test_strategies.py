@@ -35,6 +35,7 @@ class ShareDriver(base.Driver):
             data = pathlib.Path(endpoint.path).read_bytes()
             with open(part_path, 'r+b') as part:
                 part.write(data)
+                part.truncate()
         return 'reflink'
 
 

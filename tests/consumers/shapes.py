@@ -95,7 +95,5 @@ def attempts(error):
     """The locations that were given up, with the class of the error."""
     assert isinstance(error, exceptions.TransferError)
     return [
-        (each.location, each.error)
-        for each in error.attempts
-        if each.location
+        (each.location, each.error) for each in error.attempts if each.location
     ]

@@ -18,7 +18,7 @@ from tests.servers import resource
 # One process runs all scenarios, and so has to be run by one worker.
 pytestmark = pytest.mark.xdist_group('eventlet')
 
-DATA = resource.pattern(32 << 20, seed=3)
+DATA = resource.pattern(16 << 20, seed=3)
 #: The longest that the hub may be kept from the rest of the service.
 GAP = 0.5
 COPIES = (
@@ -59,7 +59,7 @@ def outcome(tmp_path_factory):
 
         job = {
             'url': server.put('/image', DATA),
-            'slow_url': server.put('/slow', DATA, rate=12 << 20),
+            'slow_url': server.put('/slow', DATA, rate=8 << 20),
             'stalled_url': server.serve('/stalled', stalled),
             'put_url': server.allow_put('/upload'),
             'file': str(file),
@@ -127,9 +127,7 @@ def test_cancel_from_another_green_thread(outcome, name):
     assert found['after'] < 1.0
 
 
-def test_nova_refuses_to_start_if_a_library_imports_eventlet(
-    server, tmp_path
-):
+def test_nova_refuses_to_start_if_a_library_imports_eventlet(server, tmp_path):
     """The finder of nova/monkey_patch.py; here it guards both protocols."""
     script = """
 import importlib.abc, sys

@@ -139,9 +139,7 @@ def test_parallel_streams_renew_a_token_once(conf, server, keystone, tmp_path):
         )
 
     url = server.serve(FILE, answer)
-    oslo_transfer.copy(
-        location(url, keystone), tmp_path / 'image', conf=conf
-    )
+    oslo_transfer.copy(location(url, keystone), tmp_path / 'image', conf=conf)
     assert (tmp_path / 'image').read_bytes() == data
     assert once.is_set()
     assert keystone.given == 2

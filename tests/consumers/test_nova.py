@@ -187,9 +187,7 @@ def test_part_file_of_a_dead_nova_is_replaced(conf, server, base):
     part = base.with_name(f'{base.name}.part')
     part.write_bytes(b'old and incomplete')
     url = server.put('/image', shapes.IMAGE)
-    fetch_to_raw(
-        ImageService(conf, {'id': shapes.image(url)}), 'id', base
-    )
+    fetch_to_raw(ImageService(conf, {'id': shapes.image(url)}), 'id', base)
     assert base.read_bytes() == shapes.IMAGE
     assert not part.exists()
 

@@ -7,7 +7,7 @@ a green thread ticks: whoever blocks the hub shows as a gap.
 
 from __future__ import annotations
 
-import eventlet
+import eventlet  # noqa: H905
 
 eventlet.monkey_patch()
 
@@ -20,7 +20,7 @@ import sys  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
 
-from eventlet import tpool  # noqa: E402
+from eventlet import tpool  # noqa: E402,H905
 from oslo_config import cfg  # noqa: E402
 
 import oslo_transfer  # noqa: E402
@@ -123,9 +123,7 @@ class Scenarios:
     def observed(self):
         """With an observer that sees the finished file."""
         seen = hashlib.sha256()
-        found = self._copy(
-            self._job['file'], self._path(), observers=[seen]
-        )
+        found = self._copy(self._job['file'], self._path(), observers=[seen])
         return {**found, 'right': seen.hexdigest() == self._job['sha256']}
 
     def reused(self):

@@ -349,8 +349,26 @@ def test_link_is_not_followed(both, tmp_path):
 
 @pytest.mark.timeout(10)
 def test_fifo_does_not_hang(path):
+    """Neither to read it, nor to write to it with a reader there."""
     os.mkfifo(path)
     assert load(path) is None
+    with pytest.raises(exceptions.TransferError):
+        open_journal(path).save(AFTER, SYNCED)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(exceptions.InvalidEndpoint):
+        open_journal(path).save(AFTER, SYNCED)
+    assert not os.read(reader, 10)
+    os.close(reader)
+
+
+def test_other_name_of_a_file_is_not_written_to(path, tmp_path):
+    """Somebody has linked it there, to have it overwritten."""
+    precious = tmp_path / 'precious'
+    precious.write_bytes(b'mine')
+    os.link(precious, path)
+    with pytest.raises(exceptions.InvalidEndpoint):
+        open_journal(path).save(AFTER, SYNCED)
+    assert precious.read_bytes() == b'mine'
 
 
 def test_only_the_owner_can_read_it(both):

@@ -19,7 +19,8 @@ class HTTPSink(base.Sink):
     """Streams one PUT; the server's answer is the commit.
 
     The server is asked before the body goes out (``Expect``), so that a
-    refusal, or a token that has to be renewed, costs nothing.
+    refusal, or a token that has to be renewed, costs nothing. There is
+    nothing to ask for an empty body, which is sent by the commit.
 
     :param size: sent as Content-Length; chunks are sent if it is None
     """
@@ -44,13 +45,20 @@ class HTTPSink(base.Sink):
             headers['Content-Length'] = str(size)
         if not overwrite:
             headers['If-None-Match'] = '*'
-        answer = exchange.Client(endpoint, ctx).open(
-            'PUT', headers, expect_continue=True
+        self._headers = headers
+        self._response: message.Response | None = None
+        # An empty body is complete with the headers: they are the commit.
+        if size != 0:
+            answer = self._open()
+            if isinstance(answer, exchange.Answer):
+                answer.close()
+                raise self._refusal(answer.response)
+            self._response = answer
+
+    def _open(self) -> exchange.Answer | message.Response:
+        return exchange.Client(self._endpoint, self._ctx).open(
+            'PUT', self._headers, expect_continue=self._size != 0
         )
-        if isinstance(answer, exchange.Answer):
-            answer.close()
-            raise self._refusal(answer.response)
-        self._response: message.Response | None = answer
 
     def _refusal(self, response: message.Response) -> exceptions.TransferError:
         return exchange.error_for(
@@ -106,6 +114,12 @@ class HTTPSink(base.Sink):
 
     def commit(self, size: int) -> None:
         """End the body, and wait for the server to take it."""
+        if self._size == 0:
+            answer = self._open()
+            assert isinstance(answer, exchange.Answer)
+            answer.close()
+            self._check(answer.response)
+            return
         response = self._open_response()
         if self._size is None:
             response.watched.sendall(b'0\r\n\r\n')
@@ -115,9 +129,12 @@ class HTTPSink(base.Sink):
             )
         response.interim = frozenset()
         response.read_head()
+        self._check(response)
+        self.abort(keep=False)
+
+    def _check(self, response: message.Response) -> None:
         if not 200 <= response.status < 300:
             raise self._refusal(response)
-        self.abort(keep=False)
 
     def abort(self, keep: bool) -> None:
         """Drop the connection; the server sees a broken transfer."""

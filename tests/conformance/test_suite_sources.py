@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conformance suite notices what drivers do wrong."""
+"""The conformance suite notices what is wrong with sources and drivers."""
 
 from __future__ import annotations
 
@@ -8,65 +8,24 @@ import functools
 import logging
 import os
 import threading
-import typing
-import unittest
 
 import pytest
 
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
-from oslo_transfer.testing import harness
 from oslo_transfer.testing import memory
+from oslo_transfer.testing import memory_handles
+from tests.conformance import mutants
 from tests.conformance import test_memory
 
-MUTANTS = []
-# What takes away what mutants leave behind on purpose.
-LEFT = []
-
-
-@dataclasses.dataclass
-class Mutant:
-    """A method that does something wrong, and the test that tells."""
-
-    owner: type
-    method: str
-    test: str
-    wrong: typing.Callable
-    case: type
-
-
-def mutant(owner, method, test, case=test_memory.TestMemory):
-    """Register what a method does instead."""
-
-    def register(wrong):
-        MUTANTS.append(Mutant(owner, method, test, wrong, case))
-        return wrong
-
-    return register
-
-
-@pytest.mark.parametrize('each', MUTANTS, ids=lambda m: m.wrong.__name__)
-def test_notices(each, monkeypatch):
-    right = getattr(each.owner, each.method)
-
-    def method(self, *args, **kwargs):
-        return each.wrong(right, self, *args, **kwargs)
-
-    result = unittest.TestResult()
-    each.case(each.test).run(result)
-    assert result.wasSuccessful(), result.failures + result.errors
-    monkeypatch.setattr(each.owner, each.method, method)
-    monkeypatch.setattr(harness, 'PATIENCE', 0.5)
-    each.case(each.test).run(result)
-    while LEFT:
-        LEFT.pop()()
-    assert not result.wasSuccessful()
+MUTANTS: list[mutants.Mutant] = []
+mutant = mutants.collector(MUTANTS)
 
 
 # Streams
 
 
-stream = memory.MemoryStream, 'readinto'
+stream = memory_handles.MemoryStream, 'readinto'
 
 
 @mutant(*stream, 'test_every_size')
@@ -156,21 +115,17 @@ def outlives_its_source(right, self, buffer):
     memory.MemoryDriver, 'open_source', 'test_change_while_a_stream_is_read'
 )
 def gives_what_is_new(right, self, endpoint, ctx):
-    source = right(self, endpoint, ctx)
+    opened = right(self, endpoint, ctx)
     key = endpoint.host + endpoint.path
-    store = self.store
 
-    class Live(type(source)):
-        @property
-        def content(self):
-            return store.find(key).content
+    class Live:
+        size = opened.size
 
-        @content.setter
-        def content(self, value):
-            pass
+        def read(_, buffer, offset):
+            return self.store.find(key).content.read(buffer, offset)
 
-    source.__class__ = Live
-    return source
+    opened.content = Live()
+    return opened
 
 
 @mutant(base.Stream, 'splice', 'test_splice')
@@ -186,7 +141,7 @@ def splices_elsewhere(right, self, fd, offset, count):
     return moved
 
 
-@mutant(memory.MemoryStream, 'close', 'test_close_is_idempotent')
+@mutant(memory_handles.MemoryStream, 'close', 'test_close_is_idempotent')
 def closes_once(right, self):
     if self.closed:
         raise exceptions.StorageError('closed already')
@@ -196,23 +151,26 @@ def closes_once(right, self):
 # Sources
 
 
-source = memory.MemorySource, '__init__'
+source = memory_handles.MemorySource, '__init__'
 
 
-@mutant(memory.MemorySource, 'stream', 'test_any_run')
+@mutant(memory_handles.MemorySource, 'stream', 'test_any_run')
 def ignores_the_offset(right, self, offset, length):
     return right(self, 0, length)
 
 
 @mutant(
-    memory.MemorySource, 'stream', 'test_any_run', test_memory.TestSequential
+    memory_handles.MemorySource,
+    'stream',
+    'test_any_run',
+    test_memory.TestSequential,
 )
 def claims_nothing_and_does_it(right, self, offset, length):
     self.capabilities |= base.Capability.RANDOM_READ
     return right(self, offset, length)
 
 
-@mutant(memory.MemorySource, 'stream', 'test_beyond_the_end')
+@mutant(memory_handles.MemorySource, 'stream', 'test_beyond_the_end')
 def cuts_the_run(right, self, offset, length):
     offset = min(offset, self.size)
     return right(self, offset, min(length or 1 << 60, self.size - offset))
@@ -259,26 +217,26 @@ def leaves_a_thread(right, self, *args):
     right(self, *args)
     timer = threading.Timer(7, int)
     timer.start()
-    LEFT.append(timer.cancel)
+    mutants.LEFT.append(timer.cancel)
 
 
 @mutant(*source, 'test_every_size')
 def leaves_a_descriptor(right, self, *args):
     right(self, *args)
-    LEFT.append(functools.partial(os.close, os.dup(0)))
+    mutants.LEFT.append(functools.partial(os.close, os.dup(0)))
 
 
-@mutant(memory.MemorySource, 'extents', 'test_extents')
+@mutant(memory_handles.MemorySource, 'extents', 'test_extents')
 def has_gaps(right, self, offset, length):
     return (each for each in right(self, offset, length) if each.data)
 
 
-@mutant(memory.MemorySource, 'extents', 'test_extents')
+@mutant(memory_handles.MemorySource, 'extents', 'test_extents')
 def has_no_holes(right, self, offset, length):
     return iter([base.Extent(offset, length, True)])
 
 
-@mutant(memory.MemorySource, 'extents', 'test_extents')
+@mutant(memory_handles.MemorySource, 'extents', 'test_extents')
 def has_only_holes(right, self, offset, length):
     return iter([base.Extent(offset, length, False)])
 
@@ -360,123 +318,6 @@ def is_not_implemented(right, self, *args):
     raise NotImplementedError
 
 
-# Sinks
-
-
-pwrite = memory.MemorySink, 'pwrite'
-
-
-@mutant(*pwrite, 'test_any_order')
-def appends(right, self, buffer, offset):
-    return right(self, buffer, self._content.size)
-
-
-@mutant(*pwrite, 'test_every_size_in_order')
-def keeps_the_buffer(right, self, buffer, offset):
-    kept = vars(self).setdefault('kept', [])
-    kept.append((buffer, offset))
-    self.sync = lambda: [right(self, *each) for each in kept]
-
-
-@mutant(*pwrite, 'test_empty_writes')
-def is_ended_by_nothing(right, self, buffer, offset):
-    if not buffer:
-        self._store.commit(self._key, self._content, True)
-    return right(self, buffer, offset)
-
-
-@mutant(*pwrite, 'test_hidden_before_commit')
-def shows_at_once(right, self, buffer, offset):
-    right(self, buffer, offset)
-    self._store.commit(self._key, self._content, True)
-
-
-@mutant(*pwrite, 'test_old_until_commit')
-def drops_the_old_at_once(right, self, buffer, offset):
-    right(self, buffer, offset)
-    self._store.delete(f'memory://{self._key}')
-
-
-@mutant(*pwrite, 'test_write_after_the_end')
-def takes_what_is_late(right, self, buffer, offset):
-    if self._content is not None:
-        right(self, buffer, offset)
-
-
-@mutant(*pwrite, 'test_write_after_the_end')
-def breaks_when_late(right, self, buffer, offset):
-    assert self._content is not None
-    right(self, buffer, offset)
-
-
-@mutant(memory.MemoryStore, 'check_space', 'test_no_space')
-def has_no_limit(right, self, size):
-    pass
-
-
-@mutant(memory.MemoryStore, 'prepare', 'test_nowhere')
-def makes_what_is_missing(right, self, key, size):
-    return None
-
-
-@mutant(memory.MemorySink, 'zero', 'test_zero')
-def zeroes_nothing(right, self, offset, length):
-    return True
-
-
-@mutant(memory.MemorySink, 'zero', 'test_zero')
-def zeroes_whole_blocks(right, self, offset, length):
-    end = -(-(offset + length) // 4096) * 4096
-    return right(self, offset // 4096 * 4096, end - offset // 4096 * 4096)
-
-
-@mutant(memory.MemorySink, 'pread', 'test_readback')
-def reads_nothing_back(right, self, buffer, offset):
-    return 0
-
-
-@mutant(memory.MemorySink, 'pread', 'test_readback')
-def reads_beyond_the_end(right, self, buffer, offset):
-    return len(buffer)
-
-
-@mutant(memory.MemorySink, 'commit', 'test_what_is_not_written')
-def ignores_the_size(right, self, size):
-    right(self, self._content.size)
-
-
-@mutant(memory.MemorySink, 'commit', 'test_existing')
-def overwrites(right, self, size):
-    self._overwrite = True
-    right(self, size)
-
-
-@mutant(memory.MemorySink, 'commit', 'test_every_size_in_order')
-def never_shows(right, self, size):
-    self._content = None
-
-
-@mutant(memory.MemorySink, 'commit', 'test_taken_meanwhile')
-def takes_the_name(right, self, size):
-    self._overwrite = True
-    right(self, size)
-
-
-@mutant(memory.MemorySink, 'abort', 'test_abort')
-def shows_what_was_given_up(right, self, keep):
-    if self._content is not None:
-        self._store.commit(self._key, self._content, True)
-    right(self, keep)
-
-
-@mutant(memory.MemorySink, 'abort', 'test_abort_again')
-def takes_back_what_was_committed(right, self, keep):
-    right(self, keep)
-    self._store.delete(f'memory://{self._key}')
-
-
-@mutant(memory.MemorySink, 'abort', 'test_abort_again')
-def is_aborted_once(right, self, keep):
-    if self._content is None:
-        raise exceptions.StorageError('not open')
-    right(self, keep)
+@pytest.mark.parametrize('mutant', MUTANTS, ids=mutants.name)
+def test_notices(mutant, monkeypatch):
+    mutant.check(monkeypatch)
