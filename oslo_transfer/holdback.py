@@ -105,6 +105,8 @@ class HoldLast(HoldBack):
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
         """Send what came before, and keep this."""
+        if not buffer:
+            return
         self.release()
         self._last = bytes(buffer)
         self._offset = offset

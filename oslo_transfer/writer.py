@@ -43,6 +43,8 @@ class Writer:
 
     def write(self, view: memoryview, offset: int) -> None:
         """Write data, without the zeros in it if they may be left out."""
+        if not view:
+            return
         for tap in self._taps:
             tap.update(bytes(view))
         if not self._detect_zeros:

@@ -53,8 +53,8 @@ class DeviceSink(base.Sink):
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
         """Write to the device."""
-        assert self.fd is not None
-        localfs.pwrite_all(self.fd, buffer, offset, self._path)
+        fd = self._open_fd()
+        localfs.pwrite_all(fd, buffer, offset, self._path)
 
     def zero(self, offset: int, length: int) -> bool:
         """Have the kernel zero whole blocks; what it cannot is written.
@@ -62,13 +62,11 @@ class DeviceSink(base.Sink):
         BLKZEROOUT promises zeros, by discarding only where the device
         promises them too (Documentation/block in the kernel).
         """
-        assert self.fd is not None
+        fd = self._open_fd()
         if not self._zeroout.is_set() or (offset % _BLOCK or length % _BLOCK):
             return False
         try:
-            fcntl.ioctl(
-                self.fd, _BLKZEROOUT, struct.pack('QQ', offset, length)
-            )
+            fcntl.ioctl(fd, _BLKZEROOUT, struct.pack('QQ', offset, length))
         except OSError as exc:
             if exc.errno in (errno.EIO, errno.ENOSPC, errno.EROFS):
                 raise oserrors.translate(
@@ -80,15 +78,15 @@ class DeviceSink(base.Sink):
 
     def pread(self, buffer: memoryview, offset: int) -> int:
         """Read from the device."""
-        assert self.fd is not None
+        fd = self._open_fd()
         with oserrors.os_errors(f'reading {self._path}'):
-            return os.preadv(self.fd, [buffer], offset)
+            return os.preadv(fd, [buffer], offset)
 
     def sync(self) -> None:
         """Flush the device."""
-        assert self.fd is not None
+        fd = self._open_fd()
         with oserrors.os_errors(f'flushing {self._path}'):
-            os.fsync(self.fd)
+            os.fsync(fd)
 
     def commit(self, size: int) -> None:
         """Flush and let the device go."""
@@ -100,3 +98,10 @@ class DeviceSink(base.Sink):
         fd, self.fd = self.fd, None
         if fd is not None:
             oserrors.close(fd)
+
+    def _open_fd(self) -> int:
+        if self.fd is None:
+            raise exceptions.TransferCancelled(
+                f'{self._path} was committed or aborted before'
+            )
+        return self.fd

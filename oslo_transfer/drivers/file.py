@@ -182,7 +182,11 @@ class FileSource(base.Source):
             )
 
     def stream(self, offset: int, length: int | None) -> FileStream:
-        """Read a run of bytes."""
+        """Read a run of bytes.
+
+        :raises TransferCancelled: the source was closed
+        """
+        self._check_open()
         assert self.size is not None
         end = self.size if length is None else offset + length
         if not 0 <= offset <= end <= self.size:
@@ -209,14 +213,17 @@ class FileSource(base.Source):
                 f'{self._path} was written to while it was read'
             )
 
+    def _check_open(self) -> None:
+        if self._fd < 0:
+            raise exceptions.TransferCancelled(f'{self._path} was closed')
+
     @property
     def fd(self) -> int:
         """The open descriptor.
 
         :raises TransferCancelled: the source was closed
         """
-        if self._fd < 0:
-            raise exceptions.TransferCancelled(f'{self._path} was closed')
+        self._check_open()
         return self._fd
 
     @property
@@ -264,6 +271,7 @@ class FileStream(base.Stream):
 
     def readinto(self, buffer: typing.Any) -> int:
         """Read from the file."""
+        self._check_open()
         view = memoryview(buffer).cast('B')
         view = view[: self._end - self._position]
         if not view:
@@ -278,6 +286,7 @@ class FileStream(base.Stream):
 
     def splice(self, fd: int, offset: int, count: int) -> int | None:
         """Leave the copy to the server of a network file system."""
+        self._check_open()
         count = min(count, self._end - self._position)
         if not count:
             self._source.check_unchanged()
@@ -291,6 +300,12 @@ class FileStream(base.Stream):
             self._source.fd, self._position, fd, offset, count
         )
         return copied if copied is None else self._advance(copied)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise exceptions.TransferCancelled(
+                f'{self._source.path}: the stream was closed'
+            )
 
     def _advance(self, count: int) -> int:
         if count == 0:
@@ -349,46 +364,44 @@ class FileSink(base.Sink):
     @property
     def free(self) -> int | None:
         """Bytes that the file system can still take for this file."""
-        assert self.fd is not None
+        fd = self._open_fd()
         with oserrors.os_errors(f'looking at {self._part}'):
-            found = os.fstatvfs(self.fd)
-            mine = os.fstat(self.fd).st_blocks * 512
+            found = os.fstatvfs(fd)
+            mine = os.fstat(fd).st_blocks * 512
         return found.f_bavail * found.f_frsize + mine
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
         """Write to the part file."""
-        assert self.fd is not None
-        localfs.pwrite_all(self.fd, buffer, offset, self._part)
+        fd = self._open_fd()
+        localfs.pwrite_all(fd, buffer, offset, self._part)
 
     def zero(self, offset: int, length: int) -> bool:
         """Make a hole."""
-        assert self.fd is not None
-        if self.zeroed:
-            return True
+        fd = self._open_fd()
         with oserrors.os_errors(f'zeroing {self._part} at byte {offset}'):
-            return localfs.punch_hole(self.fd, offset, length)
+            return localfs.punch_hole(fd, offset, length)
 
     def pread(self, buffer: memoryview, offset: int) -> int:
         """Read from the part file."""
-        assert self.fd is not None
+        fd = self._open_fd()
         with oserrors.os_errors(f'reading {self._part}'):
-            return os.preadv(self.fd, [buffer], offset)
+            return os.preadv(fd, [buffer], offset)
 
     def sync(self) -> None:
         """Flush the part file to the disk."""
-        assert self.fd is not None
+        fd = self._open_fd()
         with oserrors.os_errors(f'flushing {self._part}'):
-            os.fsync(self.fd)
+            os.fsync(fd)
 
     def commit(self, size: int) -> None:
         """Give the part file its name."""
-        assert self.fd is not None
+        fd = self._open_fd()
         with oserrors.os_errors(f'completing {self._path}'):
-            if os.fstat(self.fd).st_size != size:
-                os.ftruncate(self.fd, size)
-            localfs.take_over_ownership(self.fd, self._path)
-            os.fsync(self.fd)
-            if not flight.same_file(self.fd, self._part):
+            if os.fstat(fd).st_size != size:
+                os.ftruncate(fd, size)
+            localfs.take_over_ownership(fd, self._path)
+            os.fsync(fd)
+            if not flight.same_file(fd, self._part):
                 raise exceptions.StorageError(
                     f'{self._part} was taken away or replaced meanwhile'
                 )
@@ -410,6 +423,13 @@ class FileSink(base.Sink):
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(self._part)
         self._close()
+
+    def _open_fd(self) -> int:
+        if self.fd is None:
+            raise exceptions.TransferCancelled(
+                f'{self._part} was committed or aborted before'
+            )
+        return self.fd
 
     def _close(self) -> None:
         fd, self.fd = self.fd, None

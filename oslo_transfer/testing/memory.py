@@ -261,4 +261,4 @@ class MemoryDriver(base.Driver):
         expected = self.store.prepare(key, size)
         if expected is not None:
             return expected
-        return handles.MemorySink(self.store, key, ctx, overwrite)
+        return handles.MemorySink(self.store, key, ctx, size, overwrite)

@@ -194,6 +194,7 @@ class MemorySink(base.Sink):
         store: memory.MemoryStore,
         key: str,
         ctx: _context.Context,
+        size: int | None,
         overwrite: bool,
     ) -> None:
         self._store = store
@@ -202,6 +203,8 @@ class MemorySink(base.Sink):
         self._overwrite = overwrite
         self._lock = threading.Lock()
         self._content: Blocks | None = Blocks()
+        # Zeros at the end are never written, and yet are there.
+        self._content.size = size or 0
 
     @property
     def free(self) -> int | None:

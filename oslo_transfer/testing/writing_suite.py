@@ -238,19 +238,24 @@ class WritingConformance(harness.Harness):
         """RANDOM_WRITE: on a zeroed sink, gaps and the end are zeros."""
         size = harness.MIB
         run = harness.pattern(1000)
-        url = self.sink_url()
-        sink = self.open_to_write(url, size)
-        if not self.sink_has(Capability.RANDOM_WRITE):
-            self._check_no_random_write(sink)
-            return
-        if sink.zeroed:
-            sink.pwrite(view(run), 70000)
-            expected = harness.spread(size, {70000: run})
-        else:
-            expected = harness.pattern(size)
-            self.write_all(sink, expected)
-        sink.commit(size)
-        self.assert_same(expected, self.read_sink(url))
+        for told in (size, None):
+            url = self.sink_url()
+            sink = self.open_to_write(url, told)
+            if not self.sink_has(Capability.RANDOM_WRITE):
+                self._check_no_random_write(sink)
+                continue
+            with self.subTest(told=told):
+                if sink.zeroed:
+                    expected = harness.spread(size, {70000: run})
+                    sink.pwrite(view(run), 70000)
+                    if told and self.sink_has(Capability.READBACK):
+                        found = self.back(sink, 0, size)
+                        self.assert_same(expected, found)
+                else:
+                    expected = harness.pattern(size)
+                    self.write_all(sink, expected)
+                sink.commit(size)
+                self.assert_same(expected, self.read_sink(url))
 
     def test_zero(self) -> None:
         """After True the run reads as zeros, whatever was there."""

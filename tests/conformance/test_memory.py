@@ -7,7 +7,6 @@ import itertools
 import threading
 import time
 import types
-import typing
 import unittest
 
 import pytest
@@ -142,7 +141,7 @@ def opened(plan):
     """A source of 1000 bytes with faults, and without limits."""
     store = memory.MemoryStore()
     store.put('memory://test/x', bytes(range(250)) * 4)
-    ctx: typing.Any = types.SimpleNamespace(check=lambda: None)
+    ctx = types.SimpleNamespace(check=lambda: None)
     source = memory_handles.MemorySource(store.find('test/x'), ctx)
     return faults.FaultySource(source, plan)
 

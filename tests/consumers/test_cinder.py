@@ -121,8 +121,11 @@ def test_corrupt_image_is_removed(conf, server, tmp_path, kind):
     assert os.listdir(tmp_path) == []
 
 
-def test_corrupt_image_is_never_complete_in_an_open_file(conf, server):
-    url = server.put('/image', shapes.CORRUPT)
+@pytest.mark.parametrize('chunked', [False, True])
+def test_corrupt_image_is_never_complete_in_an_open_file(
+    conf, server, chunked
+):
+    url = server.put('/image', shapes.CORRUPT, chunked=chunked)
     data = io.BytesIO()
     with pytest.raises(exceptions.DigestMismatch):
         GlanceImageService(conf, {'id': shapes.image(url)}).download(

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group('eventlet')
 
 DATA = resource.pattern(16 << 20, seed=3)
 #: The longest that the hub may be kept from the rest of the service.
-GAP = 0.5
+GAP = 1.0
 COPIES = (
     'digest',
     'by_name',

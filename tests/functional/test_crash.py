@@ -56,13 +56,14 @@ CONF = {
 PIECE = 32 * KIB
 POINTS = 6  # Of each test in CI; all of them in a campaign.
 
-# What makes up a run: options of copy(), and what can be resumed.
+ONE = {**CONF, 'max_streams': 1}
+# Options of copy(). Several streams leave gaps when they are killed.
 SCENARIOS = {
-    'http': {},
-    'http-digest': SHA256,
-    'http-overwrite': {'overwrite': True},
-    'http-streams': {'eager': True, **SHA256},
-    'file-digest': SHA256,
+    'http': {'conf': ONE},
+    'http-digest': {'conf': ONE, **SHA256},
+    'http-overwrite': {'conf': ONE, 'overwrite': True},
+    'http-streams': {'conf': CONF, 'eager': True, **SHA256},
+    'file-digest': {'conf': ONE, **SHA256},
 }
 
 
@@ -138,7 +139,7 @@ class Place:
         options = {
             name: value
             for name, value in self.options.items()
-            if name != 'eager'
+            if name not in ('eager', 'conf')
         }
         result = None
         try:
@@ -197,7 +198,6 @@ def kill_and_repeat(place, strace, conf, name, number):
         forkserver.copy,
         place.src,
         str(place.dst),
-        conf=CONF,
         **place.options,
     )
     if not isinstance(outcome, forkserver.Died):
@@ -222,7 +222,6 @@ def run_points(scenario, strace, conf, server, tmp_path, choose):
         forkserver.copy,
         place.src,
         str(place.dst),
-        conf=CONF,
         **place.options,
     )
     assert outcome.size == SIZE
@@ -290,15 +289,14 @@ class Trap:
             yield from self._plain(begin, min(begin + PIECE, stop))
 
 
-def interrupted(server, place, children, fraction, number, **options):
+def interrupted(server, place, children, fraction, number):
     """Stop a copy by a signal at a part of its bytes."""
     child = children.start(
         forkserver.copy,
         server.url('/trap'),
         str(place.dst),
-        conf={**CONF, 'max_streams': 4 if options.get('eager') else 1},
         wait=True,
-        **options,
+        **place.options,
     )
     trap = Trap(
         server,
@@ -320,14 +318,10 @@ def test_process_group_killed_in_mid_copy(
     fraction, digest, streams, children, conf, server, tmp_path
 ):
     place = Place('http-digest' if digest else 'http', tmp_path, server)
+    if streams > 1:
+        place.options = {**place.options, 'conf': CONF, 'eager': True}
     child, trap = interrupted(
-        server,
-        place,
-        children,
-        fraction,
-        signal.SIGKILL,
-        eager=streams > 1,
-        **place.options,
+        server, place, children, fraction, signal.SIGKILL
     )
     with pytest.raises(forkserver.Died):
         child.result()

@@ -412,15 +412,19 @@ def test_server_that_is_down_does_not_cost_what_is_there(
     only_image(dst)
 
 
-def test_flight_has_landed_is_known_without_a_journal_left(tmp_path, conf):
-    """Who waited learns what it was when the journal is gone."""
+def test_who_waited_learns_what_has_landed(tmp_path, conf):
+    """The last word counts: what was read before may be of a dead one."""
     path = str(tmp_path / 'image')
     leader = flight.Flight(path, context(conf))
-    identity = journal.Identity('s', None, None, None)
     note_path = flight.journal_path(leader.part_path)
-    note = journal.Journal(note_path, leader.inode, identity, None)
-    note.save(ranges.RangeSet(), ranges.RangeSet())
-    note.close()
+
+    def note(source):
+        identity = journal.Identity(source, None, None, None)
+        writer = journal.Journal(note_path, leader.inode, identity, None)
+        writer.save(ranges.RangeSet(), ranges.RangeSet())
+        writer.close()
+        return identity
+
     found = []
 
     def follow():
@@ -428,11 +432,13 @@ def test_flight_has_landed_is_known_without_a_journal_left(tmp_path, conf):
         found.append(follower.landed)
         follower.release(remove=True)
 
+    note('of a leader that has died')
     threads = [threading.Thread(target=follow) for _ in range(5)]
     for thread in threads:
         thread.start()
-    # All have it open: one descriptor for each, and ours.
+    # All have it open, and wait.
     forkserver.until(lambda: open_count(note_path) == 5)
+    identity = note('of the one that lives')
     os.rename(leader.part_path, path)
     os.unlink(note_path)
     leader.release(remove=True)

@@ -76,7 +76,7 @@ class Recording:
         for span in self.on(self.journal, 'pwrite64'):
             text = re.match(r'\d+<[^>]*>, "(.*)", \d+, \d+', span.rest)[1]
             body = codecs.decode(text, 'unicode_escape')
-            yield span, json.loads(body[body.index('{') :])
+            yield span, json.loads(body[body.index('{"serial"') :])
 
     def durable_before(self, line):
         """What a power cut cannot take any more."""

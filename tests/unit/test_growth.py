@@ -41,6 +41,10 @@ class Simulation:
                 self.streams += 1
                 self.waited.append(0.0)
                 added.append(self.now - started)
+            if self.growth.too_many:
+                self.growth.too_many = False
+                self.streams -= 1
+                self.waited.pop()
         return added
 
 
@@ -61,17 +65,18 @@ def test_alone_if_it_must_be(monkeypatch):
     assert not Simulation(monkeypatch, 1, lambda n: 10e6).run(20)
 
 
-def test_full_link_gets_few(monkeypatch):
-    """The second brings nothing: one look more, and that is enough."""
+def test_full_link_is_left_to_one(monkeypatch):
+    """The second brings nothing, is taken back, and stays away."""
     simulation = Simulation(monkeypatch, 16, lambda n: 100e6)
-    simulation.run(30)
-    assert simulation.streams <= 3
+    assert 1 <= len(simulation.run(10)) <= 3
+    assert simulation.streams == 1
+    assert not simulation.run(60)
 
 
 def test_stops_where_it_no_longer_pays(monkeypatch):
     simulation = Simulation(monkeypatch, 16, lambda n: min(n, 4) * 10e6)
     simulation.run(60)
-    assert 4 <= simulation.streams <= 6
+    assert simulation.streams == 4
 
 
 def test_busy_streams_need_no_company(monkeypatch):

@@ -42,6 +42,7 @@ class BodyStream(base.Stream):
         self._body_left = framing.length
         self._left = framing.length if length is None else length
         self._chunk_left: int | None = 0  # None behind the last chunk.
+        self._line_end_due = False
         self._drained = False
         # Closing waits for a read that close() itself has woken up.
         self._reading = threading.Lock()
@@ -63,10 +64,12 @@ class BodyStream(base.Stream):
                 return 0
             if self._framing.chunked:
                 count = self._read_chunked(view)
+            elif self._drained:
+                count = self._answer.watched.recv_into(view)
             else:
-                count = self._input.readinto1(view)
-                if not count:
-                    self._check_early_end()
+                count = self._read_buffered(view)
+            if not count and not self._framing.chunked:
+                self._check_early_end()
             return self._count(count)
 
     def splice(self, fd: int, offset: int, count: int) -> int | None:
@@ -97,6 +100,15 @@ class BodyStream(base.Stream):
                 rest = rest[step:]
                 offset += step
             return self._count(len(data))
+
+    def _read_buffered(self, view: memoryview) -> int:
+        """Read what came along with the headers, or some of what comes.
+
+        Asked for more than it can hold, the buffer would wait for more
+        even though it has something.
+        """
+        self._drained = len(view) >= _DRAIN
+        return self._input.readinto1(view[:_DRAIN])
 
     def _count(self, count: int) -> int:
         if self._left is not None:
@@ -136,19 +148,22 @@ class BodyStream(base.Stream):
             self._chunk_left = self._next_chunk()
         if self._chunk_left is None:
             return 0
-        count = self._input.readinto1(view[: self._chunk_left])
+        count = self._read_buffered(view[: self._chunk_left])
         if not count:
             raise exceptions.Unavailable(
                 f'{self._where}: the connection ended within a chunk'
             )
         self._chunk_left -= count
-        if self._chunk_left == 0 and self._line(3) not in (b'\r\n', b'\n'):
-            raise exceptions.ProtocolError(
-                f'{self._where}: a chunk is longer than it said'
-            )
+        # The line end behind it is read with the next chunk: it may be
+        # late, and these bytes are there.
+        self._line_end_due = self._chunk_left == 0
         return count
 
     def _next_chunk(self) -> int | None:
+        if self._line_end_due and self._line(3) not in (b'\r\n', b'\n'):
+            raise exceptions.ProtocolError(
+                f'{self._where}: a chunk is longer than it said'
+            )
         match = _CHUNK_LINE.fullmatch(self._line(4096))
         if match is None:
             raise exceptions.ProtocolError(

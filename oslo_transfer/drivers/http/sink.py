@@ -67,6 +67,8 @@ class HTTPSink(base.Sink):
 
     def pwrite(self, buffer: memoryview, offset: int) -> None:
         """Send what comes next."""
+        if not buffer:
+            return  # As a chunk it would end the body.
         response = self._open_response()
         watched = response.watched
         if offset != self._position:

@@ -52,6 +52,7 @@ class HTTPSource(base.Source):
         self._endpoint = endpoint
         self._client = exchange.Client(endpoint, ctx)
         self._lock = threading.Lock()
+        self._closed = False
         self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
         self.size = None
         self._first_start = 0
@@ -118,9 +119,13 @@ class HTTPSource(base.Source):
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
         """The body of the first GET, or a new request with a range."""
-        if self._ends_before(offset, length):
-            return _Nothing()
         with self._lock:
+            if self._closed:
+                raise exceptions.TransferCancelled(
+                    f'{self._endpoint}: the source was closed'
+                )
+            if self._ends_before(offset, length):
+                return _Nothing()
             first, self._first = self._first, None
         if first is not None:
             if offset == self._first_start and length in (
@@ -129,13 +134,18 @@ class HTTPSource(base.Source):
             ):
                 return first
             if offset == self._first_start:
-                return _Limited(first, typing.cast(int, length))
+                return _Limited(
+                    first, typing.cast(int, length), str(self._endpoint)
+                )
             first.close()
-        if offset == 0 and base.Capability.RANDOM_READ not in (
-            self.capabilities
-        ):
-            return self._whole(length)
-        return self._range(offset, length)
+        if offset or base.Capability.RANDOM_READ in self.capabilities:
+            return self._range(offset, length)
+        answer = self._get({})
+        try:
+            return self._whole(answer, length)
+        except BaseException:
+            answer.close()
+            raise
 
     def _ends_before(self, offset: int, length: int | None) -> bool:
         """Whether there is nothing to ask for: HTTP has no empty range."""
@@ -152,26 +162,22 @@ class HTTPSource(base.Source):
     def _whole_rest(self, offset: int) -> int | None:
         return None if self.size is None else self.size - offset
 
-    def _whole(self, length: int | None) -> base.Stream:
-        answer = self._get({})
-        try:
-            self._expect(answer, 200)
-            self._check_version(answer, validator_of(answer.headers))
-            framing = message.framing(answer.headers)
-            if framing.length != self.size:
-                raise exceptions.SourceChanged(
-                    f'{self._endpoint}: it had {self.size} bytes and has '
-                    f'{framing.length} now'
-                )
-            stream = body.BodyStream(
-                answer, framing, None, str(self._endpoint)
+    def _whole(
+        self, answer: exchange.Answer, length: int | None
+    ) -> base.Stream:
+        """The body of an answer that is the whole object once more."""
+        self._expect(answer, 200)
+        self._check_version(answer, validator_of(answer.headers))
+        framing = message.framing(answer.headers)
+        if framing.length != self.size:
+            raise exceptions.SourceChanged(
+                f'{self._endpoint}: it had {self.size} bytes and has '
+                f'{framing.length} now'
             )
-        except BaseException:
-            answer.close()
-            raise
+        stream = body.BodyStream(answer, framing, None, str(self._endpoint))
         if length is None or length == self.size:
             return stream
-        return _Limited(stream, length)
+        return _Limited(stream, length, str(self._endpoint))
 
     def _range(self, offset: int, length: int | None) -> base.Stream:
         if base.Capability.RANDOM_READ not in self.capabilities:
@@ -199,6 +205,8 @@ class HTTPSource(base.Source):
             elif answer.status not in (400, 501):
                 self._expect(answer, 206)
             self.capabilities &= ~base.Capability.RANDOM_READ
+            if answer.status == 200 and offset == 0:
+                return self._whole(answer, length)
             raise exceptions.CapabilityMissing(
                 f'{self._endpoint}: the server gives no ranges; it answers '
                 f'{answer.status}'
@@ -241,6 +249,7 @@ class HTTPSource(base.Source):
     def close(self) -> None:
         """Drop the first answer if nobody used it."""
         with self._lock:
+            self._closed = True
             first, self._first = self._first, None
         if first is not None:
             first.close()
@@ -256,10 +265,11 @@ class _Nothing(base.Stream):
 class _Limited(base.Stream):
     """The start of a longer stream."""
 
-    def __init__(self, stream: base.Stream, length: int) -> None:
+    def __init__(self, stream: base.Stream, length: int, where: str) -> None:
         super().__init__()
         self._stream = stream
         self._left = length
+        self._where = where
 
     @property
     def waited(self) -> float:  # type: ignore[override]
@@ -268,14 +278,24 @@ class _Limited(base.Stream):
     def readinto(self, buffer: typing.Any) -> int:
         view = memoryview(buffer).cast('B')[: self._left]
         count = self._stream.readinto(view) if view else 0
+        self._check_early_end(count)
         self._left -= count
         return count
 
     def splice(self, fd: int, offset: int, count: int) -> int | None:
         count = min(count, self._left)
         moved = self._stream.splice(fd, offset, count) if count else 0
-        self._left -= moved or 0
+        if moved is not None:
+            self._check_early_end(moved)
+            self._left -= moved
         return moved
+
+    def _check_early_end(self, count: int) -> None:
+        if not count and self._left:
+            raise exceptions.SourceChanged(
+                f'{self._where}: it ends {self._left} bytes before the end '
+                f'of what was asked for'
+            )
 
     def close(self) -> None:
         self._stream.close()
