@@ -76,7 +76,8 @@ class Stream(io.RawIOBase):
         :raises Unavailable: the peer vanished; going on may work
         :raises ProtocolError: the peer sent what makes no sense
         :raises SourceChanged: these would be bytes of another version
-        :raises TransferCancelled: the context says stop
+        :raises TransferCancelled: the context says stop, or the stream was
+            closed
         """
         raise NotImplementedError
 
@@ -125,13 +126,17 @@ class Source(abc.ABC):
     def stream(self, offset: int, length: int | None) -> Stream:
         """Start to read a run of bytes.
 
-        A run at offset 0 can always be asked for again.
+        A run at offset 0 can always be asked for again. One that is empty
+        ends at once; one that is not all there is an error, here or when it
+        is read, and never a short run.
 
         :param offset: the first byte; needs RANDOM_READ if not 0
         :param length: bytes to read; None for all to the end
         :raises CapabilityMissing: RANDOM_READ is missing
-        :raises SourceChanged: the object is no longer the one opened
+        :raises SourceChanged: the object is no longer the one opened, or
+            it has no such bytes
         :raises Unavailable: the peer cannot be reached
+        :raises TransferCancelled: the source was closed
         """
 
     def extents(self, offset: int, length: int) -> Iterator[Extent] | None:
@@ -185,10 +190,14 @@ class Sink(abc.ABC):
         """Write all of the buffer.
 
         Blocks until every byte is taken; they need not be durable before
-        :meth:`sync` returns. If it raises, any part may be written.
+        :meth:`sync` returns. If it raises, any part may be written. No bytes
+        are no end: nothing happens.
 
         :param buffer: MUST NOT be kept after the return
         :param offset: in bytes
+        :raises CapabilityMissing: RANDOM_WRITE is missing, and this is not
+            what comes next
+        :raises TransferCancelled: the sink was committed or aborted
         :raises NoSpace: nothing more fits
         :raises Stalled: the peer broke the context's stall rule
         :raises Unavailable: the peer vanished
@@ -196,6 +205,8 @@ class Sink(abc.ABC):
 
     def zero(self, offset: int, length: int) -> bool:
         """Make a run read as zeros without writing them one by one.
+
+        Whatever was written there before.
 
         :returns: False if there is no cheap way; the core then writes
             zeros. After True the run MUST read as zeros.
@@ -231,8 +242,10 @@ class Sink(abc.ABC):
     def abort(self, keep: bool) -> None:
         """Give up; idempotent, does nothing after a commit, never raises.
 
+        With ATOMIC nothing is visible afterwards that was not before.
+
         :param keep: leave what a later sink may resume, if the handle has
-            RESUME; nothing visible in any case
+            RESUME
         """
 
 
@@ -378,11 +391,15 @@ class Driver:
     ) -> Sink:
         """Open a destination for writing.
 
-        :param size: bytes that will be written, None if unknown
+        :param size: bytes that will be written, None if unknown; up to
+            there a sink that is ``zeroed`` and has READBACK can be read at
+            once
         :param resume: go on with what an aborted sink has kept; only asked
             of drivers with RESUME
         :param overwrite: what is there may be replaced
         :raises NotFound: its directory or container does not exist
+        :raises AlreadyExists: it may not be replaced; :meth:`Sink.commit`
+            is the last to notice
         :raises AccessDenied: the credentials are not good enough
         :raises NoSpace: ``size`` cannot fit
         """
@@ -401,6 +418,7 @@ class Driver:
         :param record: takes ``details`` and makes them durable; MUST be
             called before anything is done that would have to be undone.
             The attachment's ``id`` is filled in by the core.
+        :raises NotFound: there is no such object
         :raises AttachError: it did not work, and nothing is left
         """
         raise self._missing(Capability.ATTACH)
@@ -430,6 +448,7 @@ class Driver:
 
         :param part_path: the file to fill
         :returns: how it was done, in a word (``reflink``)
+        :raises NotFound: there is no such object
         :raises CapabilityMissing: not with this object and this file
             system; the message says why, and the file is as it was
         """

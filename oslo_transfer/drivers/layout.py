@@ -26,7 +26,8 @@ class Geometry:
     :ivar align: offsets and lengths should be multiples of this, in bytes
     :ivar preferred: a good size of one read, in bytes
     :ivar max_request: the most bytes that one stream may cover, or None
-    :ivar max_streams: how many streams may be open at once
+    :ivar max_streams: how many streams to read with at once; more bring
+        nothing, or are refused. Two work on any source with RANDOM_READ.
     """
 
     align: int = 1

@@ -252,6 +252,24 @@ def test_flush_that_fails_drops_the_part(
     assert result.bytes_by_origin == {'origin': SIZE}
 
 
+def test_part_that_cannot_be_read_is_dropped(strace, conf, server, tmp_path):
+    """Else its bad block would be in the way of each further copy."""
+    place = Place('resume', tmp_path, server)
+    place.renew()
+    outcome, _calls = strace.run(
+        'preadv2:error=EIO',
+        [place.part],
+        forkserver.copy,
+        place.src,
+        str(place.dst),
+        **place.options,
+    )
+    assert isinstance(outcome, exceptions.StorageError)
+    assert place.names() == []
+    result = place.copy_again(conf)
+    assert result.bytes_by_origin == {'origin': SIZE}
+
+
 @pytest.mark.parametrize('error', ['EIO', 'ENOSPC', 'EROFS', 'EMFILE'])
 @pytest.mark.parametrize('number', ['1', '4'])
 def test_error_says_what_a_caller_can_do(

@@ -14,6 +14,7 @@ import pytest
 
 from oslo_transfer import copier
 from oslo_transfer import digest
+from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from oslo_transfer import growth
 from oslo_transfer import journal
@@ -133,7 +134,8 @@ def test_last_stream_that_fails_is_an_error(setting, eager, slow_ends):
 
 
 def test_what_a_stream_gives_back_late_is_done(setting, eager, monkeypatch):
-    """The others had nothing to do, and were about to end."""
+    """The other had nothing to do, and was about to end."""
+    setting.source.geometry = base.Geometry(max_streams=2)
     idle, failed = threading.Event(), threading.Event()
     take = copier.claims.WorkList.take
 

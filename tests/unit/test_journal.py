@@ -550,14 +550,24 @@ class Life(stateful.RuleBasedStateMachine):
         self.patch.undo()
 
 
-def test_life_of_a_journal(tmp_path):
+def live(directory, lives, steps):
     class Here(Life):
-        root = tmp_path
+        root = directory
         numbers = itertools.count()
 
     stateful.run_state_machine_as_test(
         Here,
         settings=hypothesis.settings(
-            max_examples=30, stateful_step_count=25, deadline=None
+            max_examples=lives, stateful_step_count=steps, deadline=None
         ),
     )
+
+
+def test_life_of_a_journal(tmp_path):
+    live(tmp_path, 30, 25)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(1200)
+def test_many_lives_of_a_journal(tmp_path):
+    live(tmp_path, 2000, 50)

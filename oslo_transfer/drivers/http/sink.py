@@ -70,7 +70,6 @@ class HTTPSink(base.Sink):
         if not buffer:
             return  # As a chunk it would end the body.
         response = self._open_response()
-        watched = response.watched
         if offset != self._position:
             raise exceptions.CapabilityMissing(
                 f'byte {offset} after byte {self._position}: a PUT is '
@@ -78,17 +77,23 @@ class HTTPSink(base.Sink):
             )
         if response.arrived():
             self._read_early_answer(response)
+        if self._size is None:
+            self._send(response, f'{len(buffer):x}\r\n'.encode())
+        self._send(response, buffer)
+        if self._size is None:
+            self._send(response, b'\r\n')
+        self._position += len(buffer)
+
+    def _send(
+        self, response: message.Response, data: bytes | memoryview
+    ) -> None:
         try:
-            if self._size is None:
-                watched.sendall(f'{len(buffer):x}\r\n'.encode())
-            watched.sendall(buffer)
-            if self._size is None:
-                watched.sendall(b'\r\n')
+            response.watched.sendall(data)
         except (exceptions.Unavailable, exceptions.Stalled):
+            # The server may have said why it takes no more.
             if response.arrived():
                 self._read_early_answer(response)
             raise
-        self._position += len(buffer)
 
     def _open_response(self) -> message.Response:
         if self._response is None:
@@ -124,7 +129,7 @@ class HTTPSink(base.Sink):
             return
         response = self._open_response()
         if self._size is None:
-            response.watched.sendall(b'0\r\n\r\n')
+            self._send(response, b'0\r\n\r\n')
         elif self._position != self._size:
             raise exceptions.SizeMismatch(
                 self._size, self._position, str(self._endpoint)

@@ -207,6 +207,9 @@ class HTTPSource(base.Source):
             self.capabilities &= ~base.Capability.RANDOM_READ
             if answer.status == 200 and offset == 0:
                 return self._whole(answer, length)
+            if offset == 0:
+                answer.close()
+                return self.stream(offset, length)
             raise exceptions.CapabilityMissing(
                 f'{self._endpoint}: the server gives no ranges; it answers '
                 f'{answer.status}'
