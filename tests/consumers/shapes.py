@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
+import time
 
 from cryptography import exceptions as crypto
 
@@ -89,6 +91,15 @@ def remove_path_on_error(path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         raise
+
+
+def uploads(server):
+    """What a server has taken completely, once nobody sends any more."""
+    end = time.monotonic() + 5
+    while server.connections.open and time.monotonic() < end:
+        threading.Event().wait(0.005)
+    assert not server.connections.open
+    return server.uploads
 
 
 def attempts(error):

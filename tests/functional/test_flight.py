@@ -448,6 +448,42 @@ def test_who_waited_learns_what_has_landed(tmp_path, conf):
     assert os.listdir(tmp_path) == ['image']
 
 
+def test_what_was_replaced_at_once_has_not_landed(tmp_path, conf):
+    """Somebody else was quicker than the one who waited."""
+    path = str(tmp_path / 'image')
+    leader = flight.Flight(path, context(conf))
+    note_path = flight.journal_path(leader.part_path)
+    writer = journal.Journal(
+        note_path,
+        leader.inode,
+        journal.Identity('what we want', None, None, None),
+        None,
+    )
+    writer.save(ranges.RangeSet(), ranges.RangeSet())
+    writer.close()
+    found = []
+
+    def follow():
+        follower = flight.Flight(path, context(conf))
+        found.append(follower.landed)
+        follower.release(remove=True)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    forkserver.until(lambda: open_count(note_path) == 1)
+    os.rename(leader.part_path, path)
+    os.unlink(note_path)
+    second = flight.Flight(path, context(conf))
+    leader.release(remove=True)
+    # It knows by now what has landed, and waits for the second one.
+    forkserver.until(lambda: open_count(second.part_path) == 2)
+    os.rename(second.part_path, path)
+    second.release(remove=True)
+    thread.join(10)
+    assert found == [None]
+    assert os.listdir(tmp_path) == ['image']
+
+
 def open_count(path):
     count = 0
     for name in os.listdir('/proc/self/fd'):
