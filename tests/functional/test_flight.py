@@ -477,7 +477,8 @@ def test_what_was_replaced_at_once_has_not_landed(tmp_path, conf):
     leader.release(remove=True)
     # It knows by now what has landed, and waits for the second one.
     forkserver.until(lambda: open_count(second.part_path) == 2)
-    os.rename(second.part_path, path)
+    (tmp_path / 'other').touch()
+    os.rename(tmp_path / 'other', path)
     second.release(remove=True)
     thread.join(10)
     assert found == [None]

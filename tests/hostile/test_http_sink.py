@@ -248,7 +248,6 @@ def test_success_before_the_body_is_none(conf, peer, source):
         (403, exceptions.AccessDenied),
         (413, exceptions.NoSpace),
         (503, exceptions.Unavailable),
-        (507, exceptions.NoSpace),
     ],
 )
 def test_early_error(conf, peer, source, status, error, reset):
@@ -382,11 +381,11 @@ def test_server_that_reads_slowly_is_waited_for(conf, peer, tmp_path):
     path = tmp_path / 'image'
     # More than sockets hold, so that the last of it is soon read.
     path.write_bytes(bytes(40 << 20))
-    conf.set_override('stall_timeout', 1.0, group='oslo_transfer')
-    url = peer.allow_put('/image', rate=28 << 20)
+    conf.set_override('stall_timeout', 0.8, group='oslo_transfer')
+    url = peer.allow_put('/image', rate=36 << 20)
     started = time.monotonic()
     oslo_transfer.copy(path, url, conf=conf)
-    assert time.monotonic() - started > 1.0
+    assert time.monotonic() - started > 0.8
     assert len(peer.uploads['/image']) == 40 << 20
 
 
@@ -402,7 +401,7 @@ def test_server_that_trickles(conf, peer, source):
     assert time.monotonic() - started < 6
 
 
-@pytest.mark.parametrize('position', [0, 1, 1 << 16, ENOUGH])
+@pytest.mark.parametrize('position', [0, 1 << 16, ENOUGH])
 @pytest.mark.parametrize('how', ['reset', 'close', 'release'])
 def test_server_that_goes_away(conf, peer, source, position, how):
     def answer(request, conn):
