@@ -24,7 +24,13 @@ _MAX_LENGTH = 64 * 1024
 # More than any name has, and few enough for IDNA, which is slow.
 _MAX_HOST = 1024
 
-DEFAULT_PORTS = {'http': 80, 'https': 443}
+DEFAULT_PORTS = {
+    'ftp': 21,
+    'ftps': 21,  # By AUTH TLS; 990 is for TLS from the first byte.
+    'http': 80,
+    'https': 443,
+    'sftp': 22,
+}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -18,10 +18,12 @@ readonly VENV=$PWD/.venv-test
 readonly POLICY=/usr/sbin/policy-rc.d
 # The groups of functional tests. Group NAME has its packages in the profile
 # functional-NAME of bindep.txt.
-readonly GROUPS_ALL=(file http)
+readonly GROUPS_ALL=(file ftp http sftp)
 declare -rA GROUP_COMMANDS=(
     [file]='losetup mkfs.btrfs mkfs.ext4 mkfs.xfs qemu-img strace'
+    [ftp]='vsftpd'
     [http]='nginx squid'
+    [sftp]='ssh-agent sshd'
 )
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1

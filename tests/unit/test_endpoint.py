@@ -273,7 +273,7 @@ def test_host_is_what_is_connected_to(text, host):
         ('http://a:/', None, 80),
         ('http://a:080/', 80, 80),
         ('https://a:80/', 80, 80),
-        ('ftp://a/', None, None),
+        ('x-y://a/', None, None),
         ('http://[::1]:8080/', 8080, 8080),
     ],
 )

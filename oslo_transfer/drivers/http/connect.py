@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-import ssl
 import typing
 
 import requests
@@ -14,6 +13,7 @@ from oslo_transfer.drivers.http import message
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import sockets
+from oslo_transfer import tls
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -58,7 +58,13 @@ def connect(
             target = f'http://{endpoint.netloc}{target}'
             prepared.headers.update(_proxy_headers(proxy))
         if endpoint.scheme == 'https':
-            watched.handshake(_tls(options, own), endpoint.host)
+            secured = tls.client_context(
+                'oslo_transfer_http',
+                options.ca_file,
+                options.cert_file if own else None,
+                options.key_file,
+            )
+            watched.handshake(secured, endpoint.host)
     except BaseException:
         watched.close()
         raise
@@ -122,18 +128,3 @@ def _proxy_headers(proxy: _endpoint.Endpoint) -> dict[str, str]:
         proxy.username.encode(), (proxy.password or '').encode()
     )(prepared)
     return {'Proxy-Authorization': prepared.headers['Proxy-Authorization']}
-
-
-def _tls(options: typing.Any, own: bool) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=options.ca_file)
-        # Some builds of Python take a cut-off connection for its end.
-        context.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)
-        if own and options.cert_file:
-            context.load_cert_chain(options.cert_file, options.key_file)
-    except (OSError, ssl.SSLError) as exc:
-        raise exceptions.ConfigurationError(
-            f'[oslo_transfer_http] ca_file, cert_file or key_file cannot '
-            f'be used: {exc}'
-        ) from exc
-    return context
