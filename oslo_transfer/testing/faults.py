@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import threading
 import time
 import typing
@@ -13,6 +12,7 @@ from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from oslo_transfer import ranges
+from oslo_transfer.wrappers import base as wrappers
 
 
 def _unavailable() -> exceptions.TransferError:
@@ -92,7 +92,7 @@ class Faults:
         return most
 
 
-class FaultySource(base.Source):
+class FaultySource(wrappers.SourceWrapper):
     """Wraps a source whose streams fail as planned.
 
     :param source: the open source; owned from now on
@@ -106,35 +106,14 @@ class FaultySource(base.Source):
         faults: Faults,
         ctx: _context.Context | None = None,
     ) -> None:
-        self._source = source
+        super().__init__(source)
         self._faults = faults
         self._ctx = ctx
-        self.size = source.size
-        self.validator = source.validator
-        self.geometry = source.geometry
-        self.pieces = source.pieces
-        self.origin = source.origin
-        self.delimited = source.delimited
-
-    @property
-    def capabilities(self) -> base.Capability:  # type: ignore[override]
-        """Those of the wrapped source."""
-        return self._source.capabilities
 
     def stream(self, offset: int, length: int | None) -> FaultyStream:
         """A stream that fails as planned."""
         stream = self._source.stream(offset, length)
         return FaultyStream(stream, offset, self._faults, self._ctx)
-
-    def extents(
-        self, offset: int, length: int
-    ) -> Iterator[base.Extent] | None:
-        """Those of the wrapped source."""
-        return self._source.extents(offset, length)
-
-    def close(self) -> None:
-        """Close the wrapped source."""
-        self._source.close()
 
 
 class FaultyStream(base.Stream):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import logging
 import random
 import threading
@@ -12,6 +11,7 @@ import typing
 
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
+from oslo_transfer.wrappers import base as wrappers
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -79,7 +79,7 @@ class Backoff:
         self._ctx.sleep(delay)
 
 
-class RetryingSource(base.Source):
+class RetryingSource(wrappers.SourceWrapper):
     """Wraps a source; a stream that breaks is taken up again.
 
     :param source: the open source; owned from now on
@@ -96,7 +96,7 @@ class RetryingSource(base.Source):
         what: str,
         joinable: bool,
     ) -> None:
-        self._source = source
+        super().__init__(source)
         self._ctx = ctx
         self.what = what
         self.joinable = joinable
@@ -106,17 +106,6 @@ class RetryingSource(base.Source):
         self.wasted = 0
         #: How many streams were opened.
         self.requests = 0
-        self.size = source.size
-        self.validator = source.validator
-        self.geometry = source.geometry
-        self.pieces = source.pieces
-        self.origin = source.origin
-        self.delimited = source.delimited
-
-    @property
-    def capabilities(self) -> base.Capability:  # type: ignore[override]
-        """Those of the wrapped source."""
-        return self._source.capabilities
 
     def stream(self, offset: int, length: int | None) -> RetryingStream:
         """Start to read; retries the start, too."""
@@ -140,16 +129,6 @@ class RetryingSource(base.Source):
         """Count bytes that were fetched again."""
         with self._lock:
             self.wasted += count
-
-    def extents(
-        self, offset: int, length: int
-    ) -> Iterator[base.Extent] | None:
-        """Those of the wrapped source."""
-        return self._source.extents(offset, length)
-
-    def close(self) -> None:
-        """Close the wrapped source."""
-        self._source.close()
 
 
 class RetryingStream(base.Stream):

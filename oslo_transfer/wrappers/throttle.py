@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import typing
 
 from oslo_transfer.drivers import base
+from oslo_transfer.wrappers import base as wrappers
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
 
 
-class ThrottledSource(base.Source):
+class ThrottledSource(wrappers.SourceWrapper):
     """Wraps a source; all its streams share the context's limiter.
 
     :param source: the open source; owned from now on
@@ -20,33 +20,12 @@ class ThrottledSource(base.Source):
     """
 
     def __init__(self, source: base.Source, ctx: _context.Context) -> None:
-        self._source = source
+        super().__init__(source)
         self._ctx = ctx
-        self.size = source.size
-        self.validator = source.validator
-        self.geometry = source.geometry
-        self.pieces = source.pieces
-        self.origin = source.origin
-        self.delimited = source.delimited
-
-    @property
-    def capabilities(self) -> base.Capability:  # type: ignore[override]
-        """Those of the wrapped source."""
-        return self._source.capabilities
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
         """A stream that waits its turn."""
         return _ThrottledStream(self._source.stream(offset, length), self._ctx)
-
-    def extents(
-        self, offset: int, length: int
-    ) -> Iterator[base.Extent] | None:
-        """Those of the wrapped source."""
-        return self._source.extents(offset, length)
-
-    def close(self) -> None:
-        """Close the wrapped source."""
-        self._source.close()
 
 
 class _ThrottledStream(base.Stream):

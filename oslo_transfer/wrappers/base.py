@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source around another source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from oslo_transfer.drivers import base
+
+
+class SourceWrapper(base.Source):
+    """Says of itself what the wrapped source says.
+
+    :param source: the open source; owned from now on
+    """
+
+    def __init__(self, source: base.Source) -> None:
+        self._source = source
+        self.size = source.size
+        self.pieces = source.pieces
+        self.origin = source.origin
+        self.geometry = source.geometry
+        self.validator = source.validator
+        self.delimited = source.delimited
+
+    @property
+    def capabilities(self) -> base.Capability:  # type: ignore[override]
+        """Those of the wrapped source; it may lose some."""
+        return self._source.capabilities
+
+    def extents(
+        self, offset: int, length: int
+    ) -> Iterator[base.Extent] | None:
+        """Those of the wrapped source."""
+        return self._source.extents(offset, length)
+
+    def close(self) -> None:
+        """Close the wrapped source."""
+        self._source.close()
