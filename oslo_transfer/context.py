@@ -70,6 +70,7 @@ class Context:
     :ivar limiter: takes the transfer's bytes per second
     :ivar start: where reading will probably begin, in bytes; a driver may
         use it to save a request
+    :ivar transfer: stands for the call; the same in all its contexts
     """
 
     conf: cfg.ConfigOpts
@@ -85,6 +86,7 @@ class Context:
         default_factory=_limiter.Limiter
     )
     start: int = 0
+    transfer: object = dataclasses.field(default_factory=object)
 
     def check(self) -> None:
         """Raise if the transfer has to end now.

@@ -40,6 +40,11 @@ class LocationEnd:
         return self.driver.name
 
     @property
+    def host(self) -> str:
+        """The host's name or address; '' for this host."""
+        return self.endpoint.host
+
+    @property
     def identity(self) -> str:
         """Tells this location from others without showing its secrets."""
         url = self.endpoint.url()
@@ -114,6 +119,7 @@ class FileObjectEnd:
 
     capabilities = base.Capability.READ | base.Capability.WRITE
     driver_name = 'file-object'
+    host = ''
     identity = ''
     local_path = None
 

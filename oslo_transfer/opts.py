@@ -61,6 +61,16 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         'faster.',
     ),
     cfg.IntOpt(
+        'max_locations',
+        default=4,
+        min=1,
+        max=64,
+        help='The most locations of the same data that one copy reads from '
+        'at once. More than one is used only where a digest of the data is '
+        'known, and while that is faster. With 1 a further location is '
+        'used only when the one before it fails.',
+    ),
+    cfg.IntOpt(
         'buffer_bytes',
         default=_MIB,
         min=64 * 1024,
@@ -169,6 +179,22 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         max=1 << 60,
         help='The most bytes per second that one copy moves if the call '
         'does not say. 0 means no limit.',
+    ),
+    cfg.IntOpt(
+        'process_rate_limit_bytes_per_second',
+        default=0,
+        min=0,
+        max=1 << 60,
+        help='The most bytes per second that all copies of one process move '
+        'together; each gets an equal part. 0 means no limit.',
+    ),
+    cfg.IntOpt(
+        'host_rate_limit_bytes_per_second',
+        default=0,
+        min=0,
+        max=1 << 60,
+        help='The most bytes per second that all copies of one process move '
+        'from and to one host, whatever the protocol. 0 means no limit.',
     ),
     cfg.ListOpt(
         'untrusted_schemes',
