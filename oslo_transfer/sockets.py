@@ -21,7 +21,7 @@ _PIPE_BYTES = 1 << 20
 _HEAD_BYTES = 256 * 1024
 
 
-class _Window:
+class StallWindow:
     """The stall rule: too few bytes in a window of waiting.
 
     Only time spent waiting for the peer counts: a slow disk or our own
@@ -69,7 +69,7 @@ class WatchedSocket:
         self._sock = sock
         self._ctx = ctx
         self.where = where
-        self._window = _Window(ctx.stall, where)
+        self._window = StallWindow(ctx.stall, where)
         self._pipe: tuple[int, int] | None = None
         self._in_pipe = 0
         self._closed = False
