@@ -63,6 +63,33 @@ class Connector:
         return _first_to_answer(found[:_MAX_ADDRESSES], host, port, ctx)
 
     @staticmethod
+    def connect_beside(
+        sock: socket.socket, port: int, where: str, ctx: _context.Context
+    ) -> socket.socket:
+        """Connect to another port of the address that a socket leads to.
+
+        Nothing is resolved, and nothing left to check: it is the address
+        that :meth:`connect` has chosen. The rest is as there.
+
+        :param where: names the host, for messages
+        :raises Unavailable: it does not take the connection in time
+        """
+        try:
+            address = sock.getpeername()
+        except OSError as exc:
+            raise exceptions.Unavailable(
+                f'{where}: the connection broke ({exc.strerror})'
+            ) from exc
+        info = (
+            sock.family,
+            socket.SOCK_STREAM,
+            0,
+            '',
+            (address[0], port, *address[2:]),
+        )
+        return _first_to_answer([info], where, port, ctx)
+
+    @staticmethod
     def _resolve(
         host: str, port: int, ctx: _context.Context
     ) -> list[_AddressInfo]:

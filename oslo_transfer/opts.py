@@ -10,6 +10,7 @@ import os
 from oslo_config import cfg
 from oslo_config import types
 
+from oslo_transfer.drivers.ftp import opts as ftp_opts
 from oslo_transfer.drivers.http import opts as http_opts
 from oslo_transfer.drivers.sftp import opts as sftp_opts
 
@@ -237,6 +238,7 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
 
 _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     (GROUP, CORE_OPTIONS),
+    ('oslo_transfer_ftp', ftp_opts.OPTIONS),
     ('oslo_transfer_http', http_opts.OPTIONS),
     ('oslo_transfer_sftp', sftp_opts.OPTIONS),
 )

@@ -15,6 +15,7 @@ import typing
 
 from oslo_transfer import context as _context
 from oslo_transfer import exceptions
+from oslo_transfer import shared
 
 _PIPE_BYTES = 1 << 20
 # The most that the head of an answer may take, redirects and all.
@@ -146,9 +147,19 @@ class WatchedSocket:
             )
         self._window.add(waited, count)
 
-    def handshake(self, tls: ssl.SSLContext, server_hostname: str) -> None:
+    def handshake(
+        self,
+        tls: ssl.SSLContext,
+        server_hostname: str,
+        *,
+        session: ssl.SSLSession | None = None,
+        strict: bool = False,
+    ) -> None:
         """Turn the connection into a TLS one.
 
+        :param session: of another connection, to go on with
+        :param strict: a connection that ends without the end of TLS is
+            Unavailable, and not the end
         :raises AccessDenied: the certificate does not verify
         :raises Unavailable: the handshake fails otherwise
         """
@@ -157,7 +168,10 @@ class WatchedSocket:
                 self._sock,
                 server_hostname=server_hostname,
                 do_handshake_on_connect=False,
+                suppress_ragged_eofs=not strict,
+                session=session,
             )
+            shared.current().connections.moved(self._sock, secured)
             self._sock = secured
             secured.settimeout(_context.TICK)
         except OSError as exc:
@@ -186,6 +200,67 @@ class WatchedSocket:
                 raise exceptions.Unavailable(
                     f'TLS with {server_hostname} failed: {exc}'
                 ) from exc
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """The TLS session, to go on with on another connection.
+
+        In TLS 1.3 it comes after the handshake, with what is read, and is
+        replaced now and then: ask for it right before it is used.
+        """
+        if isinstance(self._sock, ssl.SSLSocket):
+            return self._sock.session
+        return None
+
+    def end(self) -> None:
+        """Say that no more is sent; what the peer sends can be read.
+
+        :raises Stalled: the peer takes too little
+        :raises Unavailable: the connection broke
+        """
+        if isinstance(self._sock, ssl.SSLSocket):
+            self._patiently(self._close_notify, self._sock)
+        with contextlib.suppress(OSError):
+            # Not SSLSocket's own: it would forget TLS, and what is still
+            # to come could not be read.
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+
+    def _close_notify(self, secured: ssl.SSLSocket) -> int:
+        try:
+            secured.settimeout(0)
+            secured.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # It is sent; the peer's own is not waited for.
+        except ssl.SSLWantWriteError:
+            self._ctx.sleep(0.01)
+            raise
+        finally:
+            secured.settimeout(_context.TICK)
+        return 0
+
+    def renew(self, ctx: _context.Context | None = None) -> None:
+        """Begin a new window of the stall rule.
+
+        For a connection that carries short messages now and then: what it
+        waited for earlier ones is no measure for the next.
+
+        :param ctx: other limits to keep from now on
+        """
+        self._ctx = ctx or self._ctx
+        self._window = StallWindow(self._ctx.stall, self.where)
+
+    def beside(self, port: int) -> WatchedSocket:
+        """Connect to another port of the same address.
+
+        :raises Unavailable: it does not answer in time
+        """
+        return WatchedSocket(
+            self._ctx.connector.connect_beside(
+                self._sock, port, self.where, self._ctx
+            ),
+            self._ctx,
+            self.where,
+        )
 
     @property
     def can_splice(self) -> bool:
