@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public calls: ``copy``, ``open_source``, ``attach``."""
+"""The public calls: ``copy``, ``explain``, ``open_source``, ``attach``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from oslo_transfer import digest as _digest
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
+from oslo_transfer import explanation as _explanation
 from oslo_transfer import landing as _landing
 from oslo_transfer import progress as _progress
 from oslo_transfer import request as _request
@@ -121,6 +122,7 @@ def copy(
         seconds=time.monotonic() - started,
         attempts=failed + outcome.attempts,
         method=outcome.method,
+        bytes_by_location=outcome.bytes_by_location,
     )
     LOG.info(
         'copied %d bytes from %s to %s by %s in %.2f s',
@@ -131,6 +133,46 @@ def copy(
         result.seconds,
     )
     return result
+
+
+def explain(
+    src: typing.Any,
+    dst: typing.Any,
+    strategy: str | None = None,
+    *,
+    conf: cfg.ConfigOpts | None = None,
+    accept: Iterable[str] = ('file',),
+    expected_size: int | None = None,
+    hash_algo: str | None = None,
+    hash_value: str | None = None,
+    overwrite: bool = False,
+) -> _explanation.Explanation:
+    """Say what :func:`copy` would do with the same arguments, and why.
+
+    Opens nothing, sends no request and waits for nobody; only the location
+    selector ``nearest`` connects for a moment to hosts that it does not
+    know yet, as it would for the copy. What a server will say to it shows
+    in the copy alone.
+
+    :param src: as for :func:`copy`, like all other arguments
+    :returns: the locations and the strategies in order, each with why
+    :raises ConfigurationError: an argument or option cannot work
+    :raises InvalidEndpoint: a URL or path is unusable
+    :raises DriverNotFound: no driver serves the destination, or any source
+    :raises DriverLoadError: their driver cannot be loaded
+    """
+    call = _call.Call(conf, None, None, None)
+    request = call.request(
+        src,
+        dst,
+        accept=accept,
+        expected_size=expected_size,
+        digest=_digest.expected(hash_algo, hash_value),
+        observers=(),
+        progress=None,
+        overwrite=overwrite,
+    )
+    return _explanation.explain(call, request, strategy)
 
 
 def open_source(
@@ -155,9 +197,9 @@ def open_source(
     """
     call = _call.Call(conf, cancel, deadline, rate_limit)
     end = ends.end_of(src, call.driver)
-    source = end.open_source(call.ctx)
-    if call.ctx.limiter.rate is not None:
-        source = throttle.ThrottledSource(source, call.ctx)
+    source = throttle.limited(
+        end.open_source(call.ctx), call.ctx, [end.host]
+    )
     strong = source.validator is not None and source.validator.strong
     return retry.RetryingSource(source, call.ctx, str(end), strong)
 

@@ -36,6 +36,7 @@ class Growth:
         self._total = 0
         self._waited = 0.0
         self._settling = False
+        self._added = 0.0
         self._rate_before: float | None = None
         #: The last one added did not pay: it should be taken back.
         self.too_many = False
@@ -50,13 +51,18 @@ class Growth:
         """Whether to add a stream now; call it every few milliseconds.
 
         :param streams: how many there are
-        :param waited: what each has waited for its peer, in seconds
+        :param waited: what each that is connected has waited for its peer,
+            in seconds
         :param total: bytes that have arrived
         """
         if streams >= self._most:
             return False
         now = time.monotonic()
         if not self._total:
+            self._begin(now, waited, total)
+            return False
+        if len(waited) < streams and now - self._added < _CAREFUL:
+            # The new one is still connecting: too early to judge it.
             self._begin(now, waited, total)
             return False
         elapsed = now - self._since
@@ -76,6 +82,7 @@ class Growth:
         if idle < _MOSTLY:
             return False
         self._rate_before = rate
+        self._added = now
         return True
 
     def _begin(self, now: float, waited: Sequence[float], total: int) -> None:

@@ -40,6 +40,49 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         'driver. Paths count as the scheme "file".',
     ),
     cfg.ListOpt(
+        'driver_order',
+        default=[],
+        help='URL schemes in the order in which locations of the same data '
+        'are tried, whatever location_selector says: one whose scheme stands '
+        'earlier comes first, one whose scheme is not in the list comes '
+        'last. Empty means no preference.',
+    ),
+    cfg.StrOpt(
+        'location_selector',
+        default='order',
+        choices=[
+            ('order', 'as the call gives them'),
+            ('weight', 'those of the highest weight first'),
+            (
+                'nearest',
+                'by the distance of their datacenter, then by the time that '
+                'connecting takes; files on this host first',
+            ),
+        ],
+        help='How locations of the same data are ordered.',
+    ),
+    cfg.FloatOpt(
+        'location_backoff',
+        default=60.0,
+        min=0.0,
+        max=600.0,
+        help='Seconds for which a location goes behind all others after it '
+        'failed in a way that may pass, or had wrong bytes. Doubled with '
+        'each failure in a row, up to 600 seconds; forgotten when it works. '
+        '0 means that failures are forgotten at once.',
+    ),
+    cfg.StrOpt(
+        'datacenter',
+        help='Name of the datacenter that this host is in, one of '
+        'datacenters. Unset means that it is in none of them.',
+    ),
+    cfg.ListOpt(
+        'datacenters',
+        default=[],
+        help='Names of datacenters. Each one has a group of its own, '
+        '[oslo_transfer_datacenter_NAME].',
+    ),
+    cfg.ListOpt(
         'strategy_order',
         default=['clone', 'full_copy'],
         help='Strategies in the order in which they are tried when a call '
@@ -183,6 +226,32 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         'does not say. 0 means no limit.',
     ),
     cfg.IntOpt(
+        'max_concurrent_copies',
+        default=0,
+        min=0,
+        max=10000,
+        help='The most copies that one process makes at once; a further one '
+        'waits its turn, first come, first served. 0 means no limit.',
+    ),
+    cfg.IntOpt(
+        'max_connections_per_host',
+        default=32,
+        min=0,
+        max=10000,
+        help='The most connections that one process has to one port of a '
+        'host at once; a further one waits its turn. Data connections of '
+        'FTP do not count. 0 means no limit.',
+    ),
+    cfg.FloatOpt(
+        'queue_timeout',
+        default=600.0,
+        min=0.1,
+        max=7 * 24 * 3600.0,
+        help='Seconds for which a copy waits its turn, see '
+        'max_concurrent_copies and max_connections_per_host, before it is '
+        'given up.',
+    ),
+    cfg.IntOpt(
         'process_rate_limit_bytes_per_second',
         default=0,
         min=0,
@@ -236,6 +305,29 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
     ),
 )
 
+#: The options of one datacenter; its group ends with its name.
+DATACENTER_OPTIONS: tuple[cfg.Opt, ...] = (
+    cfg.ListOpt(
+        'hosts',
+        default=[],
+        help='Hosts in this datacenter: names, domains that begin with a '
+        'dot, and addresses or networks (CIDR) for URLs with numeric hosts. '
+        'Names are not resolved.',
+    ),
+    cfg.Opt(
+        'distances',
+        type=types.Dict(types.Float(min=0.0, max=1e9)),
+        default={},
+        help='How far it is from here to other datacenters, as NAME:NUMBER. '
+        'Only the order of the numbers counts. This datacenter is at 0; '
+        'what is not in the list is farther away than what is.',
+    ),
+)
+
+DATACENTER_GROUP = 'oslo_transfer_datacenter_'
+#: Stands for each of them in a sample of the configuration.
+DATACENTER_SAMPLE = f'{DATACENTER_GROUP}example'
+
 _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     (GROUP, CORE_OPTIONS),
     ('oslo_transfer_ftp', ftp_opts.OPTIONS),
@@ -259,5 +351,8 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """All options by group, for ``oslo-config-generator``."""
     return [
         (group, [copy.deepcopy(option) for option in options])
-        for group, options in _OPTIONS
+        for group, options in (
+            *_OPTIONS,
+            (DATACENTER_SAMPLE, DATACENTER_OPTIONS),
+        )
     ]

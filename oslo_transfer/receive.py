@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies one location into a landing."""
+"""Copies one location, or several of the same bytes, into a landing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import threading
+import typing
 
 from oslo_transfer import context as _context
 from oslo_transfer import copier
@@ -17,15 +19,22 @@ from oslo_transfer import holdback
 from oslo_transfer import journal as _journal
 from oslo_transfer import landing as _landing
 from oslo_transfer import ranges
+from oslo_transfer import repair
 from oslo_transfer import request as _request
+from oslo_transfer.wrappers import mirrors
 from oslo_transfer.wrappers import retry
 from oslo_transfer.wrappers import throttle
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer.wrappers import mirror as _mirror
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Received:
-    """What came of one location.
+    """What came of a copy.
 
+    :ivar source: the location that gave most
+    :ivar bytes_by_location: what each has given
     :ivar size: of the data in bytes
     :ivar form: what the destination is
     :ivar verified: a digest was compared
@@ -36,6 +45,8 @@ class Received:
     :ivar method: how they moved
     """
 
+    source: ends.End
+    bytes_by_location: dict[str, int]
     size: int
     form: str
     verified: bool
@@ -47,9 +58,10 @@ class Received:
 
 
 class Receiver:
-    """Copies one location, once, from its opening to the commit.
+    """Makes one copy, once, from opening its source to the commit.
 
-    :param end: the location
+    :param locations: one, or several of the same bytes that may be used
+        together: a digest has to be known then
     :param request: what the caller asked for
     :param landing: the destination
     :param ctx: the call's limits
@@ -57,16 +69,22 @@ class Receiver:
 
     def __init__(
         self,
-        end: ends.End,
+        locations: Sequence[ends.End],
         request: _request.Request,
         landing: _landing.Landing,
         ctx: _context.Context,
     ) -> None:
-        self._end = end
+        self._locations = locations
+        self._where = (
+            str(locations[0])
+            if len(locations) == 1
+            else f'{len(locations)} locations'
+        )
         self._request = request
         self._landing = landing
         # Its own ``stop``: a failure here must not stop the next location.
         self._ctx = ctx.replace(stop=threading.Event())
+        self._mirrored: mirrors.MirroredSource | None = None
         #: Whether the bytes that failed came from more than one request.
         self.joined = False
         #: Whether copying had begun, as opposed to opening the source.
@@ -75,6 +93,11 @@ class Receiver:
         self.wasted = 0
         # The system said once that bytes which were written are lost.
         self._lost = False
+
+    @property
+    def mirrors(self) -> Sequence[_mirror.Mirror]:
+        """How each of several locations did."""
+        return self._mirrored.mirrors if self._mirrored else ()
 
     def run(self, *, patient: bool, resume: bool) -> Received:
         """Copy, verify, commit.
@@ -88,7 +111,7 @@ class Receiver:
         with contextlib.closing(source):
             self._check_promises(source)
             identity = self._landing.identity(
-                self._end.identity,
+                self._locations[0].identity,
                 source.validator.value
                 if source.validator and source.validator.strong
                 else None,
@@ -104,26 +127,53 @@ class Receiver:
                     journal.close()
 
     def _open(self, patient: bool, resume: bool) -> retry.RetryingSource:
-        hint = self._landing.held_hint(self._end.identity) if resume else 0
-        ctx = self._ctx.replace(start=max(0, hint - retry.OVERLAP))
-        backoff = retry.Backoff(self._ctx, str(self._end))
+        hint = 0
+        if resume:
+            hint = self._landing.held_hint(self._locations[0].identity)
+        start = max(0, hint - retry.OVERLAP)
+        backoff = retry.Backoff(self._ctx, self._where)
         while True:
             try:
-                source = self._end.open_source(ctx)
+                source = self._open_once(start)
                 break
             except exceptions.TransferError as exc:
                 if not (exc.retryable and patient):
                     raise
                 backoff.failed(exc)
-        if self._ctx.limiter.rate is not None:
-            source = throttle.ThrottledSource(source, self._ctx)
         strong = source.validator is not None and source.validator.strong
         return retry.RetryingSource(
             source,
             self._ctx,
-            str(self._end),
-            joinable=strong or self._has_value(),
+            self._where,
+            joinable=strong or self._has_value() or source.pieces is not None,
         )
+
+    def _open_once(self, start: int) -> base.Source:
+        if len(self._locations) == 1:
+            return self._open_location(self._locations[0], start)
+        if self._mirrored is None:
+            self._mirrored = mirrors.MirroredSource(
+                self._locations,
+                self._open_location,
+                self._ctx,
+                size=self._request.expected_size,
+                most=self._ctx.conf.oslo_transfer.max_locations,
+            )
+        self._mirrored.open(start)
+        return self._mirrored
+
+    def _open_location(
+        self,
+        end: ends.End,
+        start: int,
+        abandoned: threading.Event | None = None,
+    ) -> base.Source:
+        ctx = self._ctx.replace(start=start)
+        if abandoned is not None:
+            ctx = ctx.replace(cancel=_AnyOf(ctx.cancel, abandoned))
+        source = end.open_source(ctx)
+        hosts = (end.host, self._request.destination.host)
+        return throttle.limited(source, self._ctx, hosts)
 
     def _has_value(self) -> bool:
         digest = self._request.digest
@@ -135,13 +185,13 @@ class Receiver:
         if source.size is not None:
             if expected is not None and source.size != expected:
                 raise exceptions.SizeMismatch(
-                    expected, source.size, str(self._end)
+                    expected, source.size, self._where
                 )
         elif (
             not source.delimited and expected is None and not self._has_value()
         ):
             raise exceptions.IntegrityError(
-                f'{self._end} does not say where it ends, so a broken '
+                f'{self._where} does not say where it ends, so a broken '
                 f'connection could not be told from the end; give an '
                 f'expected size or a digest'
             )
@@ -206,14 +256,18 @@ class Receiver:
                 size = work.run()
             finally:
                 self.joined = resumed > 0 or source.requests > 1
+            mended, fetched = repair.check_pieces(
+                source, self._mirrored, sink, size, self._ctx
+            )
+            self.wasted += fetched
             hexdigest = digester.finish(size) if digester else None
+            if mended:
+                hexdigest = self._landing.hash_sink(sink, size)
             try:
-                verified = self._landing.verify(
-                    size, hexdigest, str(self._end)
-                )
+                verified, hexdigest = self._verify(sink, size, hexdigest)
             except exceptions.IntegrityError:
                 keep = False
-                self.wasted = size - resumed
+                self.wasted += size - resumed
                 raise
             self._flush(sink)
             if not taps:
@@ -247,10 +301,60 @@ class Receiver:
             verified=verified,
             digest=f'{algorithm.algorithm}:{hexdigest}' if algorithm else None,
             bytes_written=work.bytes_written,
-            bytes_by_origin=_by_origin(source.origin, size, resumed),
-            wasted=source.wasted,
+            wasted=source.wasted + self.wasted,
             method=work.method,
+            **self._accounts(source, size, held),
         )
+
+    def _accounts(
+        self, source: base.Source, size: int, held: ranges.RangeSet
+    ) -> dict[str, typing.Any]:
+        """Who gave how many bytes."""
+        if self._mirrored is None:
+            (end,) = self._locations
+            mine = size - held.total
+            return {
+                'source': end,
+                'bytes_by_origin': _some(
+                    {source.origin: mine, 'resumed': held.total}
+                ),
+                'bytes_by_location': _some({str(end): mine}),
+            }
+        shares = self._mirrored.shares(size, held)
+        by_origin = {'resumed': size - sum(shares.values())}
+        for mirror, count in shares.items():
+            by_origin[mirror.origin] = by_origin.get(mirror.origin, 0) + count
+        return {
+            'source': max(shares, key=lambda each: shares[each]).end,
+            'bytes_by_origin': _some(by_origin),
+            'bytes_by_location': _some(
+                {each.name: count for each, count in shares.items()}
+            ),
+        }
+
+    def _verify(
+        self, sink: base.Sink, size: int, hexdigest: str | None
+    ) -> tuple[bool, str | None]:
+        """Compare with what is expected; mend what can be mended.
+
+        :returns: whether a digest was compared, and the digest
+        """
+        try:
+            verified = self._landing.verify(size, hexdigest, self._where)
+        except exceptions.DigestMismatch as exc:
+            expected = exc.expected
+            mended, fetched = repair.mend_whole(
+                self._mirrored,
+                sink,
+                size,
+                self._ctx,
+                lambda: self._landing.hash_sink(sink, size) == expected,
+            )
+            self.wasted += fetched
+            if not mended:
+                raise
+            return True, expected
+        return verified, hexdigest
 
     def _flush(self, sink: base.Sink) -> None:
         try:
@@ -337,6 +441,15 @@ class Receiver:
             size += count
 
 
-def _by_origin(origin: str, size: int, resumed: int) -> dict[str, int]:
-    found = {origin: size - resumed, 'resumed': resumed}
-    return {key: count for key, count in found.items() if count}
+class _AnyOf:
+    """Set when one of several events is."""
+
+    def __init__(self, *events: _context.CancelEvent | None) -> None:
+        self._events = [event for event in events if event is not None]
+
+    def is_set(self) -> bool:
+        return any(event.is_set() for event in self._events)
+
+
+def _some(counts: dict[str, int]) -> dict[str, int]:
+    return {key: count for key, count in counts.items() if count}

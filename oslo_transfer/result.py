@@ -43,7 +43,7 @@ class TransferResult:
     :ivar strategy: the strategy that did it; None if nothing had to be
         done because the destination matched already
     :ivar driver: the source's driver; None as above
-    :ivar source: the redacted source
+    :ivar source: the redacted source; the one that gave most of several
     :ivar destination: the redacted destination
     :ivar form: what the destination is: ``file``, ``overlay``, ``device``
         or ``path``
@@ -53,6 +53,8 @@ class TransferResult:
         size where holes and zero runs were left out
     :ivar bytes_by_origin: bytes by where they came from (see
         :data:`ORIGINS`); they sum to the size of the data
+    :ivar bytes_by_location: bytes by the redacted location that gave them,
+        where several were used
     :ivar wasted: bytes that were fetched and could not be used
     :ivar digest: ``algorithm:hex`` if a digest was computed
     :ivar seconds: the time that the call took
@@ -75,6 +77,9 @@ class TransferResult:
     seconds: float
     attempts: tuple[Attempt, ...]
     method: str = 'read'
+    bytes_by_location: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def size(self) -> int:

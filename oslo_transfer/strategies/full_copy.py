@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All bytes, through this process, from the first location that works."""
+"""All bytes, through this process, from the locations that work."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+import logging
 import typing
 
 from oslo_transfer import attempts as _attempts
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import exceptions
 from oslo_transfer import receive
+from oslo_transfer import shared
 from oslo_transfer.strategies import base
 from oslo_transfer.wrappers import retry
 
@@ -17,6 +20,8 @@ if typing.TYPE_CHECKING:
     from oslo_transfer import ends
     from oslo_transfer import landing as _landing
     from oslo_transfer import request as _request
+
+LOG = logging.getLogger(__name__)
 
 # What another location cannot mend.
 _FINAL = (
@@ -30,8 +35,10 @@ _FINAL = (
 class FullCopy(base.Strategy):
     """Copies every byte, verifies the whole, then shows it.
 
-    Locations are tried in order: the next one on an error or when the
-    bytes are wrong. It works between all drivers that can read and write.
+    With a digest to check the whole with, several locations are used
+    together; otherwise they are tried in order: the next one on an error
+    or when the bytes are wrong. It works between all drivers that can read
+    and write.
     """
 
     name = 'full_copy'
@@ -77,11 +84,31 @@ class FullCopy(base.Strategy):
         landing: _landing.Landing,
         ctx: _context.Context,
     ) -> base.Outcome:
-        """Try the locations in order."""
+        """Use all locations together, or try them in order."""
         failed = _attempts.Attempts(self.name, plan.passed_over)
+        locations = plan.sources
         wasted = 0
-        for index, end in enumerate(plan.sources):
-            last = index == len(plan.sources) - 1
+        # Bytes of several locations can be joined if a digest decides.
+        if len(locations) > 1 and request.digest and request.digest.value:
+            together = receive.Receiver(locations, request, landing, ctx)
+            try:
+                received = together.run(patient=True, resume=True)
+            except _FINAL as exc:
+                _add_mirrors(failed, together)
+                exc.attempts = failed.all
+                raise
+            except exceptions.TransferError as exc:
+                locations = _worth_a_try(together, exc, request)
+                _add_mirrors(failed, together, but=locations)
+                wasted = together.wasted
+                if not locations:
+                    raise failed.error() from exc
+                LOG.warning('one location after the other now: %s', exc)
+            else:
+                _add_mirrors(failed, together)
+                return _outcome(received, 0, failed)
+        for index, end in enumerate(locations):
+            last = index == len(locations) - 1
             attempt = _OneLocation(end, request, landing, ctx, last)
             try:
                 received = attempt.run()
@@ -91,21 +118,71 @@ class FullCopy(base.Strategy):
                 raise
             except exceptions.TransferError as exc:
                 failed.add(str(end), exc)
+                shared.current().locations.failed(end, exc)
                 wasted += attempt.wasted
                 continue
-            return base.Outcome(
-                driver=end.driver_name,
-                source=str(end),
-                form=received.form,
-                verified=received.verified,
-                bytes_written=received.bytes_written,
-                bytes_by_origin=received.bytes_by_origin,
-                wasted=wasted + attempt.wasted + received.wasted,
-                digest=received.digest,
-                method=received.method,
-                attempts=failed.all,
-            )
+            return _outcome(received, wasted + attempt.wasted, failed)
         raise failed.error()
+
+
+def _outcome(
+    received: receive.Received, wasted: int, failed: _attempts.Attempts
+) -> base.Outcome:
+    shared.current().locations.succeeded(received.source)
+    return base.Outcome(
+        driver=received.source.driver_name,
+        source=str(received.source),
+        form=received.form,
+        verified=received.verified,
+        bytes_written=received.bytes_written,
+        bytes_by_origin=received.bytes_by_origin,
+        bytes_by_location=received.bytes_by_location,
+        wasted=wasted + received.wasted,
+        digest=received.digest,
+        method=received.method,
+        attempts=failed.all,
+    )
+
+
+def _add_mirrors(
+    failed: _attempts.Attempts,
+    together: receive.Receiver,
+    but: Collection[ends.End] = (),
+) -> None:
+    for mirror in together.mirrors:
+        if mirror.error is not None and mirror.end not in but:
+            failed.add(mirror.name, mirror.error)
+            shared.current().locations.failed(mirror.end, mirror.error)
+
+
+def _worth_a_try(
+    together: receive.Receiver,
+    error: exceptions.TransferError,
+    request: _request.Request,
+) -> tuple[ends.End, ...]:
+    """The locations that may do it alone, when they did not together."""
+    if not isinstance(
+        error,
+        exceptions.IntegrityError
+        | exceptions.SourceChanged
+        | exceptions.CapabilityMissing
+        | retry.NotResumable,
+    ):
+        return ()  # None can be reached, or the destination is at fault.
+    return tuple(
+        mirror.end
+        for mirror in together.mirrors
+        if not mirror.gone
+        or isinstance(
+            mirror.error,
+            exceptions.SourceChanged | exceptions.CapabilityMissing,
+        )
+        # It differs from the first one, which may be the wrong one.
+        or (
+            isinstance(mirror.error, exceptions.SizeMismatch)
+            and request.expected_size is None
+        )
+    )
 
 
 class _OneLocation:
@@ -133,7 +210,7 @@ class _OneLocation:
         earlier: exceptions.TransferError | None = None
         while True:
             receiver = receive.Receiver(
-                self._end, self._request, self._landing, self._ctx
+                [self._end], self._request, self._landing, self._ctx
             )
             try:
                 return receiver.run(patient=self._last, resume=resume)

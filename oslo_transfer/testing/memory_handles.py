@@ -10,6 +10,7 @@ import typing
 
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
+from oslo_transfer import ranges
 from oslo_transfer.testing import faults as _faults
 
 if typing.TYPE_CHECKING:
@@ -140,12 +141,14 @@ class MemorySource(base.Source):
         return self._extents(offset, offset + length)
 
     def _extents(self, start: int, end: int) -> Iterator[base.Extent]:
-        position = start
-        for index in sorted(self.content.blocks):
-            first = max(position, index * BLOCK)
+        data = ranges.RangeSet()
+        for index in self.content.blocks:
+            first = max(start, index * BLOCK)
             last = min(end, (index + 1) * BLOCK)
-            if first >= last:
-                continue
+            if first < last:
+                data.add(first, last)
+        position = start
+        for first, last in data:
             if first > position:
                 yield base.Extent(position, first - position, False)
             yield base.Extent(first, last - first, True)

@@ -29,6 +29,10 @@ class NotResumable(exceptions.Unavailable):
     """A connection broke, and the source cannot be read on from there."""
 
 
+class Elsewhere(exceptions.Unavailable):
+    """One of several locations failed; another can go on at once."""
+
+
 class Backoff:
     """Decides whether to try again, and waits before it.
 
@@ -68,7 +72,9 @@ class Backoff:
             delay = max(delay, error.retry_after)
             if delay > self._longest:
                 raise error
-        LOG.info(
+        # The first one tells why nothing happens now.
+        LOG.log(
+            logging.WARNING if self._failures == 1 else logging.INFO,
             '%s: %s; trying again in %.1f s (%d of %d)',
             self._what,
             error,
@@ -206,7 +212,12 @@ class RetryingStream(base.Stream):
                     raise
                 self._drop()
                 broken = exc
-                self._backoff.failed(exc)
+                if isinstance(exc, Elsewhere):
+                    LOG.info('%s; going on elsewhere', exc)
+                    # Whether the two fit together shows in the end.
+                    self._tail = b''
+                else:
+                    self._backoff.failed(exc)
                 self._check_resumable(exc)
 
     def _check_resumable(self, error: exceptions.TransferError) -> None:
