@@ -16,6 +16,9 @@ from oslo_transfer import exceptions
 # A rate counts once it was measured over this long, or this many bytes.
 _LONG_ENOUGH = 0.1
 _ENOUGH = 1 << 20
+# Seconds for which one that failed is left alone, doubled each time.
+_REST = 5.0
+_LONGEST_REST = 60.0
 # What is longer ago than this counts half, a second time half of that.
 _WINDOW = 0.5
 
@@ -42,8 +45,8 @@ class Mirror:
         self.active: set[Pace] = set()
         #: Bytes per second of waiting, of one stream; None if not known.
         self._rate: float | None = None
-        #: Failures so far.
-        self.failures = 0
+        self._failures = 0
+        self._rests_until = 0.0
         #: Much slower than another one: used if nothing else is left.
         self.slow = False
         #: It is of no use any more.
@@ -121,9 +124,14 @@ class Mirror:
         return 'origin' if self.source is None else self.source.origin
 
     @property
+    def rest(self) -> float:
+        """Seconds for which it is better left alone after a failure."""
+        return max(0.0, self._rests_until - time.monotonic())
+
+    @property
     def healthy(self) -> bool:
         """Whether nothing speaks against it."""
-        return not (self.gone or self.slow or self.failures)
+        return not (self.gone or self.slow or self.rest)
 
     @property
     def ranges(self) -> bool:
@@ -146,14 +154,27 @@ class Mirror:
         return max(rates) if rates else self._rate
 
     def failed(self, error: exceptions.TransferError) -> None:
-        """It gave an error."""
-        self.failures += 1
+        """It gave an error; it rests then, longer each time."""
         self.error = error
-        if isinstance(error, exceptions.CapabilityMissing):
+        rest = min(_LONGEST_REST, _REST * 2**self._failures)
+        self._failures += 1
+        self._rests_until = time.monotonic() + max(
+            rest, error.retry_after or 0.0
+        )
+        if isinstance(error, exceptions.SourceChanged) or not (
+            error.retryable
             # Good for a stream from the start only, which it has told.
-            return
-        if not error.retryable or isinstance(error, exceptions.SourceChanged):
+            or (
+                self.source is not None
+                and isinstance(error, exceptions.CapabilityMissing)
+            )
+        ):
             self.gone = True
+
+    def too_slow(self, how: str) -> None:
+        """It is only used where no other is left."""
+        self.slow = True
+        self.error = exceptions.Stalled(f'{self.name}: {how}')
 
     def ended(self, pace: Pace) -> None:
         """A stream has ended."""

@@ -23,15 +23,8 @@ from oslo_transfer import exceptions
 from oslo_transfer import ranges
 from oslo_transfer.wrappers import ledger as _ledger
 from oslo_transfer.wrappers import mirror as _mirror
+from oslo_transfer.wrappers import referee
 from oslo_transfer.wrappers import retry
-
-# A stream is taken away from a location that is this many times slower
-# than another one, judged after so many seconds of reading.
-_MUCH_SLOWER = 8
-_JUDGED_AFTER = 0.2
-# One that gives nothing for so long is left alone if there is another.
-_SILENCE = 5.0
-_REVIEW = 0.05
 
 
 class MirroredSource(base.Source):
@@ -62,10 +55,12 @@ class MirroredSource(base.Source):
         self._lock = threading.Lock()
         self._mine = threading.local()
         self._streams: set[MirrorStream] = set()
+        self._referee = referee.Referee(
+            self.mirrors, self._streams, self._lock
+        )
         #: Which location gave which bytes.
         self.ledger = _ledger.Ledger()
-        self._closed = threading.Event()
-        self._reviewer: threading.Thread | None = None
+        self._closed = False
         self.primary: _mirror.Mirror | None = None
 
     def open(self, offset: int) -> None:
@@ -145,7 +140,7 @@ class MirroredSource(base.Source):
     def _choose(
         self, offset: int, without: Collection[_mirror.Mirror]
     ) -> _mirror.Mirror:
-        if self._closed.is_set():
+        if self._closed:
             raise exceptions.TransferCancelled('the source was closed')
         with self._lock:
             usable = [
@@ -184,7 +179,7 @@ class MirroredSource(base.Source):
             # In use, and not known yet: behind those that wait unused.
             share = 0.0
         return (
-            mirror.failures,
+            mirror.rest,
             mirror.slow,
             mirror.crowded,
             share,
@@ -193,7 +188,7 @@ class MirroredSource(base.Source):
         )
 
     def _open(self, mirror: _mirror.Mirror, offset: int) -> base.Source:
-        self._start_reviewing()
+        self._referee.start()
         return mirror.opened(offset, self._opener, self._check)
 
     def _check(self, source: base.Source) -> None:
@@ -215,8 +210,6 @@ class MirroredSource(base.Source):
             raise error
         with self._lock:
             mirror.failed(error)
-            if mirror.source is None and not error.retryable:
-                mirror.gone = True
 
     def _another(self, without: Collection[_mirror.Mirror] = ()) -> bool:
         """Whether another location can go on at once."""
@@ -248,12 +241,11 @@ class MirroredSource(base.Source):
         self, stream: MirrorStream, error: exceptions.TransferError
     ) -> exceptions.TransferError:
         """What to raise where a stream has failed."""
-        if stream.relieved and not isinstance(
-            error, exceptions.DeadlineExceeded
-        ):
-            return retry.Elsewhere(
-                f'{stream.mirror.name} is much slower than another location'
-            )
+        if isinstance(error, exceptions.TransferCancelled):
+            self._ctx.check()
+            if not self._closed:
+                # It was the referee.
+                return retry.Elsewhere(f'{stream.mirror.name} holds us up')
         self._fail(stream.mirror, error)
         if self._another():
             return retry.Elsewhere(str(error))
@@ -288,77 +280,6 @@ class MirroredSource(base.Source):
         found[self.primary] = found.get(self.primary, 0) + size - known.total
         return found
 
-    # Slow ones
-
-    def _start_reviewing(self) -> None:
-        with self._lock:
-            if self._reviewer is None:
-                self._reviewer = threading.Thread(
-                    target=self._review_all,
-                    name='oslo-transfer-mirrors',
-                    daemon=True,
-                )
-                self._reviewer.start()
-
-    def _review_all(self) -> None:
-        """Take streams away from locations that hold up the others.
-
-        A stream that hangs cannot notice it by itself.
-        """
-        while not self._closed.wait(_REVIEW):
-            for stream in self._hopeless():
-                stream.relieve()
-            for mirror in self._unresponsive():
-                mirror.abandon()
-
-    def _unresponsive(self) -> list[_mirror.Mirror]:
-        with self._lock:
-            found = [
-                mirror
-                for mirror in self.mirrors
-                if mirror.unanswered >= _SILENCE
-                and any(
-                    each.healthy for each in self.mirrors if each is not mirror
-                )
-            ]
-            for mirror in found:
-                mirror.failures += 1
-            return found
-
-    def _hopeless(self) -> list[MirrorStream]:
-        with self._lock:
-            found = []
-            for stream in self._streams:
-                best = self._best_rate(stream.mirror)
-                if stream.spared or best is None:
-                    continue
-                if (
-                    stream.pace.silent >= _SILENCE
-                    or stream.pace.seconds >= _JUDGED_AFTER
-                    and stream.pace.rate * _MUCH_SLOWER < best
-                ):
-                    stream.mirror.slow = True
-                    stream.mirror.error = exceptions.Stalled(
-                        f'it gives {stream.pace.rate / 1e6:.2f} MB/s, '
-                        f'another location {best / 1e6:.2f} MB/s'
-                    )
-                    found.append(stream)
-            return found
-
-    def _best_rate(self, but: _mirror.Mirror) -> float | None:
-        """The best rate that others have now, or had when last used.
-
-        None if there is no other; 0 where it is not known.
-        """
-        others = [
-            each for each in self.mirrors if each is not but and each.healthy
-        ]
-        # A rate from when there were fewer streams would be unfair.
-        at_work = [each for each in others if each.active]
-        return max(
-            (each.rate or 0.0 for each in at_work or others), default=None
-        )
-
     def extents(
         self, offset: int, length: int
     ) -> Iterator[base.Extent] | None:
@@ -370,13 +291,14 @@ class MirroredSource(base.Source):
 
     def close(self) -> None:
         """Close all locations."""
-        self._closed.set()
-        for stream in list(self._streams):
+        self._closed = True
+        self._referee.stop()
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
             stream.close()
         for mirror in self.mirrors:
             mirror.close()
-        if self._reviewer is not None:
-            self._reviewer.join(1.0)
 
 
 class MirrorStream(base.Stream):
@@ -398,8 +320,6 @@ class MirrorStream(base.Stream):
         self.position = offset
         #: It has to be this location, however slow.
         self.spared = False
-        #: Taken away, because others are much faster.
-        self.relieved = False
 
     @property
     def waited(self) -> float:  # type: ignore[override]
@@ -428,7 +348,6 @@ class MirrorStream(base.Stream):
 
     def relieve(self) -> None:
         """Have the reader go on elsewhere; from any thread."""
-        self.relieved = True
         self._stream.close()
 
     def close(self) -> None:

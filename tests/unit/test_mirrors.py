@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import socket
 import threading
 import time
 
@@ -20,6 +21,8 @@ from oslo_transfer.testing import faults
 from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import harness
 from oslo_transfer.wrappers import ledger
+from oslo_transfer.wrappers import mirror
+from oslo_transfer.wrappers import referee
 
 pytestmark = pytest.mark.usefixtures('nothing_left')
 
@@ -145,6 +148,53 @@ def test_location_that_falls_silent_holds_nobody_up(
     started = time.monotonic()
     copy(urls)
     assert time.monotonic() - started < 15
+
+
+@pytest.fixture
+def hole():
+    """A port that takes connections and never answers."""
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+        yield f'http://127.0.0.1:{listening.getsockname()[1]}/image'
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_location_that_never_answers(
+    transfer, copy, put, hole, monkeypatch, place
+):
+    """Also the first one is left for another, long before it times out."""
+    monkeypatch.setattr(referee, '_SILENCE', 0.5)
+    transfer.conf.set_override('stall_timeout', 60.0, group='oslo_transfer')
+    urls = [put(**STEADY) for _ in range(2)]
+    urls.insert(place, hole)
+    started = time.monotonic()
+    result = copy(urls)
+    assert time.monotonic() - started < 15
+    assert set(given_up(result)) <= {hole}
+    assert place or given_up(result) == {hole: 'Stalled'}
+
+
+def test_silent_location_where_one_stream_has_to_do(
+    transfer, put, monkeypatch
+):
+    monkeypatch.setattr(referee, '_SILENCE', 0.5)
+    transfer.conf.set_override('stall_timeout', 60.0, group='oslo_transfer')
+    dst = 'memory://mirrors/copy'
+    urls = [put(stall_at=MIB), put()]
+    started = time.monotonic()
+    result = oslo_transfer.copy(urls, dst, conf=transfer.conf, **DIGEST)
+    assert time.monotonic() - started < 15
+    assert transfer.store.get(dst) == DATA
+    assert result.bytes_by_location[urls[0]] == MIB
+
+
+def test_location_comes_back_after_its_rest(transfer, put, copy, monkeypatch):
+    """One failure does not leave a copy with a slow location for good."""
+    monkeypatch.setattr(mirror, '_REST', 0.2)
+    urls = [put(fail_at=MIB, times=1, **STEADY), put(**SLOW)]
+    started = time.monotonic()
+    result = copy(urls)
+    assert time.monotonic() - started < 10
+    assert result.bytes_by_location[urls[0]] > 6 * MIB
 
 
 @pytest.mark.parametrize('place', range(3))
