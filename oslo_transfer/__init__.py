@@ -5,12 +5,14 @@ from oslo_transfer.api import attach
 from oslo_transfer.api import attachments
 from oslo_transfer.api import copy
 from oslo_transfer.api import detach
+from oslo_transfer.api import explain
 from oslo_transfer.api import open_source
 from oslo_transfer.credentials import Credentials
 from oslo_transfer.credentials import LoginCredentials
 from oslo_transfer.credentials import TokenCredentials
 from oslo_transfer.drivers.base import Attachment
 from oslo_transfer.exceptions import TransferError
+from oslo_transfer.explanation import Explanation
 from oslo_transfer.location import Location
 from oslo_transfer.opts import register_opts
 from oslo_transfer.result import Attempt
@@ -20,6 +22,7 @@ __all__ = (
     'Attachment',
     'Attempt',
     'Credentials',
+    'Explanation',
     'Location',
     'LoginCredentials',
     'TokenCredentials',
@@ -29,6 +32,7 @@ __all__ = (
     'attachments',
     'copy',
     'detach',
+    'explain',
     'open_source',
     'register_opts',
 )

@@ -197,9 +197,7 @@ def open_source(
     """
     call = _call.Call(conf, cancel, deadline, rate_limit)
     end = ends.end_of(src, call.driver)
-    source = throttle.limited(
-        end.open_source(call.ctx), call.ctx, [end.host]
-    )
+    source = throttle.limited(end.open_source(call.ctx), call.ctx, [end.host])
     strong = source.validator is not None and source.validator.strong
     return retry.RetryingSource(source, call.ctx, str(end), strong)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+import dataclasses
 import time
 import typing
 
@@ -25,6 +26,8 @@ from oslo_transfer import opts
 from oslo_transfer import progress as _progress
 from oslo_transfer import request as _request
 from oslo_transfer import result as _result
+from oslo_transfer import selector
+from oslo_transfer import shared
 from oslo_transfer.strategies import base as strategies_base
 from oslo_transfer import urlpolicy
 
@@ -147,15 +150,43 @@ class Call:
         landing: _landing.Landing,
         strategy: str | None,
     ) -> tuple[str, strategies_base.Outcome, tuple[_result.Attempt, ...]]:
-        """Run the named strategy, or the first of the order that works."""
-        order = (
-            [strategy] if strategy else self.conf.oslo_transfer.strategy_order
-        )
+        """Run the named strategy, or the first of the order that works.
+
+        Waits its turn first, where only so many copies may run at once.
+        """
+        most = self.conf.oslo_transfer.max_concurrent_copies
+        with shared.current().copies.turn(
+            most, self.ctx, 'max_concurrent_copies'
+        ):
+            places = selector.choose(request.sources, self.ctx)
+            request = dataclasses.replace(
+                request, sources=tuple(place.end for place in places)
+            )
+            return self._satisfy(request, landing, strategy)
+
+    def order(self, strategy: str | None) -> list[str]:
+        """The strategies to try."""
+        if strategy:
+            return [strategy]
+        order: list[str] = self.conf.oslo_transfer.strategy_order
+        if not order:
+            raise exceptions.ConfigurationError(
+                '[oslo_transfer] strategy_order is empty'
+            )
+        return order
+
+    def _satisfy(
+        self,
+        request: _request.Request,
+        landing: _landing.Landing,
+        strategy: str | None,
+    ) -> tuple[str, strategies_base.Outcome, tuple[_result.Attempt, ...]]:
         failed = list(request.unusable)
         last: exceptions.TransferError | None = None
-        for name in order:
+        for name in self.order(strategy):
             try:
-                outcome = self._run(name, request, landing, bool(strategy))
+                chosen, plan = self.plan(name, request, bool(strategy))
+                outcome = chosen.run(plan, request, landing, self.ctx)
             except exceptions.TransferError as exc:
                 if isinstance(exc, _FINAL) or strategy:
                     exc.attempts = (*failed, *exc.attempts)
@@ -171,20 +202,21 @@ class Call:
                     last = exc
                 continue
             return name, outcome, tuple(failed)
-        if last is None:
-            raise exceptions.ConfigurationError(
-                '[oslo_transfer] strategy_order is empty'
-            )
+        assert last is not None
         last.attempts = tuple(failed)
         raise last
 
-    def _run(
-        self,
-        name: str,
-        request: _request.Request,
-        landing: _landing.Landing,
-        named: bool,
-    ) -> strategies_base.Outcome:
+    @staticmethod
+    def plan(
+        name: str, request: _request.Request, named: bool
+    ) -> tuple[strategies_base.Strategy, strategies_base.Plan]:
+        """Have a strategy plan.
+
+        :param named: the call names it, so it need not be accepted
+        :raises CapabilityMissing: it cannot serve the call
+        :raises StrategyNotFound: there is no such strategy
+        :raises DriverLoadError: it cannot be loaded
+        """
         cls = _loader.strategy_class(name)
         if cls.attaching and not named and not cls.forms & request.accept:
             raise exceptions.CapabilityMissing(
@@ -192,5 +224,4 @@ class Call:
                 f'accepts {", ".join(sorted(request.accept))}'
             )
         chosen = cls()
-        plan = chosen.plan(request)
-        return chosen.run(plan, request, landing, self.ctx)
+        return chosen, chosen.plan(request)

@@ -13,6 +13,7 @@ import typing
 
 from oslo_transfer import context as _context
 from oslo_transfer import exceptions
+from oslo_transfer import shared
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import urlpolicy
@@ -43,9 +44,10 @@ class Connector:
     ) -> socket.socket:
         """Connect to a host.
 
-        Blocks for at most ``ctx.connect_timeout`` seconds for resolving,
-        and as long again for connecting. The socket has a timeout of one
-        tick, for waits in slices.
+        Blocks for at most ``queue_timeout`` seconds where the process has
+        ``max_connections_per_host`` already, for ``ctx.connect_timeout``
+        seconds for resolving, and as long again for connecting. The socket
+        has a timeout of one tick, for waits in slices.
 
         :param host: a host name or numeric address
         :param port: a TCP port
@@ -54,13 +56,56 @@ class Connector:
         :raises Unavailable: the name does not resolve, or no address
             takes the connection in time
         """
+        slots = shared.current().connections
+        slot = slots.take(
+            (host, port),
+            ctx.conf.oslo_transfer.max_connections_per_host,
+            ctx,
+            'max_connections_per_host',
+        )
+        try:
+            sock = self._connect(host, port, ctx)
+        except BaseException:
+            slots.release(slot)
+            raise
+        slot.hold(sock)
+        return sock
+
+    def probe(self, host: str, port: int, ctx: _context.Context) -> None:
+        """Connect and hang up, to learn how near a host is.
+
+        Blocks as :meth:`connect` does, but waits for no other connection.
+
+        :raises PolicyRefused: as :meth:`connect`
+        :raises Unavailable: as :meth:`connect`
+        """
+        self._connect(host, port, ctx).close()
+
+    def _connect(
+        self, host: str, port: int, ctx: _context.Context
+    ) -> socket.socket:
+        state = shared.current()
+        try:
+            found = self._addresses(host, port, ctx)
+            started = time.monotonic()
+            sock = _first_to_answer(found, host, port, ctx)
+        except exceptions.Unavailable as exc:
+            state.locations.unreachable((host, port), exc)
+            raise
+        state.connect_times.add((host, port), time.monotonic() - started)
+        state.locations.reached((host, port))
+        return sock
+
+    def _addresses(
+        self, host: str, port: int, ctx: _context.Context
+    ) -> list[_AddressInfo]:
         found = self._resolve(host, port, ctx)
         if not ctx.trusted:
             # All of them: one good address beside a bad one is the
             # signature of an attack, not of a mirror.
             for info in found:
                 self.policy.check_address(host, info[4][0])
-        return _first_to_answer(found[:_MAX_ADDRESSES], host, port, ctx)
+        return found[:_MAX_ADDRESSES]
 
     @staticmethod
     def connect_beside(

@@ -71,6 +71,7 @@ class Context:
     :ivar start: where reading will probably begin, in bytes; a driver may
         use it to save a request
     :ivar transfer: stands for the call; the same in all its contexts
+    :ivar writing: it is the context of the call's destination
     """
 
     conf: cfg.ConfigOpts
@@ -87,6 +88,7 @@ class Context:
     )
     start: int = 0
     transfer: object = dataclasses.field(default_factory=object)
+    writing: bool = False
 
     def check(self) -> None:
         """Raise if the transfer has to end now.

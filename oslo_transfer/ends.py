@@ -45,6 +45,12 @@ class LocationEnd:
         return self.endpoint.host
 
     @property
+    def address(self) -> tuple[str, int] | None:
+        """The host and TCP port, or None where that says nothing."""
+        _scheme, host, port = self.endpoint.origin
+        return (host, port) if host and port else None
+
+    @property
     def identity(self) -> str:
         """Tells this location from others without showing its secrets."""
         url = self.endpoint.url()
@@ -94,7 +100,7 @@ class LocationEnd:
         """Open it for writing."""
         sink = self.driver.open_sink(
             self.endpoint,
-            self.context(ctx),
+            self.context(ctx).replace(writing=True),
             size=size,
             resume=resume,
             overwrite=overwrite,
@@ -120,6 +126,7 @@ class FileObjectEnd:
     capabilities = base.Capability.READ | base.Capability.WRITE
     driver_name = 'file-object'
     host = ''
+    address = None
     identity = ''
     local_path = None
 
@@ -127,6 +134,11 @@ class FileObjectEnd:
         self._file = file
         self._source: fileobj.FileObjectSource | None = None
         self._sink: fileobj.FileObjectSink | None = None
+
+    @staticmethod
+    def context(ctx: _context.Context) -> _context.Context:
+        """The context for this end; it has no identity of its own."""
+        return ctx
 
     def open_source(self, ctx: _context.Context) -> base.Source:
         """Read from where the object stood at first."""

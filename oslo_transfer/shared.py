@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import os
 
+from oslo_transfer import health
 from oslo_transfer import limiter
+from oslo_transfer import slots
 
 
 class Shared:
     """The state of a process; thread-safe and bounded in size.
 
     :ivar limiters: of bandwidth, for the process and for each host
+    :ivar connections: slots for connections by host and port
+    :ivar copies: slots for whole copies
+    :ivar locations: those that failed lately
+    :ivar connect_times: of hosts
     """
 
     def __init__(self) -> None:
         self.limiters = limiter.Limiters()
+        self.connections = slots.Slots()
+        self.copies = slots.Slots()
+        self.locations = health.Failures()
+        self.connect_times = health.ConnectTimes()
 
 
 _states: dict[int, Shared] = {}
@@ -36,3 +46,8 @@ def current() -> Shared:
             if other != pid:
                 _states.pop(other, None)
     return found
+
+
+def forget() -> None:
+    """Begin anew; for tests."""
+    _states.clear()

@@ -11,6 +11,7 @@ from oslo_config import cfg
 import pytest
 
 import oslo_transfer
+from oslo_transfer import shared
 from tests.servers import certs as servers_certs
 from tests.servers import http
 
@@ -23,6 +24,12 @@ def pytest_collection_modifyitems(config, items):
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    """What a process remembers is not of the test before."""
+    shared.forget()
 
 
 @pytest.fixture

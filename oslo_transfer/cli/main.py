@@ -22,6 +22,7 @@ from oslo_config import cfg
 
 from oslo_transfer.cli import console
 from oslo_transfer.cli import exit_codes
+from oslo_transfer import datacenters
 from oslo_transfer import exceptions
 from oslo_transfer import opts
 
@@ -254,7 +255,9 @@ class TransferApp(app.App):
             # mistake may be read much later.
             for group, options in opts.list_opts():
                 for option in options:
-                    conf[group][option.dest]
+                    if group != opts.DATACENTER_SAMPLE:
+                        conf[group][option.dest]
+            datacenters.from_conf(conf)
         except (cfg.Error, OSError, ValueError) as exc:
             raise exceptions.ConfigurationError(
                 f'the configuration ({", ".join(files)}) cannot be used: '

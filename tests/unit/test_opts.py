@@ -52,7 +52,7 @@ def test_entry_point_leads_here():
 def test_groups():
     groups = {group for group, _option in OPTIONS}
     assert groups >= {'oslo_transfer', 'oslo_transfer_http'}
-    assert all(re.fullmatch(r'oslo_transfer(_[a-z]+)?', g) for g in groups)
+    assert all(re.fullmatch(r'oslo_transfer(_[a-z]+)*', g) for g in groups)
 
 
 def test_no_name_is_used_twice():
@@ -233,9 +233,9 @@ def test_global_configuration_is_used_if_none_is_given(tmp_path):
     (tmp_path / 'a').write_bytes(b'data')
     plugins.run(
         """
-        import sys
         from oslo_config import cfg
         import oslo_transfer
+        import sys
         assert 'oslo_transfer' not in cfg.CONF
         oslo_transfer.copy(sys.argv[1], sys.argv[2])
         assert cfg.CONF.oslo_transfer.max_streams
