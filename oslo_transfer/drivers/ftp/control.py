@@ -35,6 +35,7 @@ class _Lines(ftplib.FTP):
     def __init__(self, watched: sockets.WatchedSocket) -> None:
         super().__init__()
         self._watched = watched
+        self._first = True
         self.begin()
 
     def begin(self) -> None:
@@ -49,9 +50,15 @@ class _Lines(ftplib.FTP):
             raise exceptions.Unavailable(
                 f'{self._watched.where}: the server hung up'
             )
-        return _reply.check_line(
+        text = _reply.check_line(
             line.decode(errors='surrogateescape'), self._watched.where
         )
+        if self._first:
+            # What is no code, but goes on with "-" like one, would be taken
+            # for the start of more: "SSH-2.0" is.
+            _reply.parse(text, self._watched.where)
+            self._first = False
+        return text
 
     def putline(self, line: str) -> None:
         """Send one line."""
@@ -67,6 +74,7 @@ class _Lines(ftplib.FTP):
         """A reply of one or more lines."""
         self._watched.renew()
         self._raw.budget = _REPLY_BYTES
+        self._first = True
         try:
             return self.getmultiline()
         except exceptions.ProtocolError:
@@ -264,16 +272,21 @@ class Control:
     def prepare(self) -> None:
         """Say how data is to be sent: protected, and as it is."""
         if self._tls is not None:
-            self._demand('PBSZ', '0')
-            self._demand('PROT', 'P')
-        self._demand('TYPE', 'I')
+            self._demand('PBSZ', '0', exceptions.AccessDenied)
+            self._demand('PROT', 'P', exceptions.AccessDenied)
+        self._demand('TYPE', 'I', exceptions.ProtocolError)
 
-    def _demand(self, verb: str, argument: str) -> None:
+    def _demand(
+        self,
+        verb: str,
+        argument: str,
+        refused: type[exceptions.TransferError],
+    ) -> None:
         reply = self.command(verb, argument)
-        if reply.kind == 4:
+        if reply.code == 421:
             raise self.error(reply, verb)
         if reply.kind != 2:
-            raise exceptions.ProtocolError(
+            raise refused(
                 f'{self.where}: the server answers {reply.code} to {verb} '
                 f'{argument}, without which nothing is moved'
             )

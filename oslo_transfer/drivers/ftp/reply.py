@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ftplib
 import re
 
 from oslo_transfer import exceptions
@@ -17,6 +16,13 @@ _CONTROL = re.compile(r'[\x00-\x08\x0a-\x1f\x7f]')
 _FORBIDDEN = re.compile(
     r'permission|denied|privilege|not allowed|forbidden', re.IGNORECASE
 )
+_MISSING = re.compile(
+    r'no such|not found|not exist|cannot find|can.t find', re.IGNORECASE
+)
+# ftplib's own parsers take signs, blanks and bytes of 256 for numbers.
+_EXTENDED = re.compile(r'\(([!-/:-~])\1\1([0-9]{1,5})\1\)')
+_BYTE = '(25[0-5]|2[0-4][0-9]|1?[0-9]{1,2})'
+_PASSIVE = re.compile(rf'(?<![0-9]){",".join([_BYTE] * 6)}(?![0-9])')
 _LOGIN_CODES = frozenset({430, 530, 532, 533, 534, 535, 536, 537})
 
 
@@ -73,13 +79,14 @@ def data_port(reply: Reply, where: str) -> int:
     :raises ProtocolError: it is none that a server can mean
     """
     port = 0
-    try:
-        if reply.code == 229:
-            _host, port = ftplib.parse229(reply.text, ('',))  # noqa: S321
-        else:
-            _host, port = ftplib.parse227(reply.text)  # noqa: S321
-    except (ftplib.Error, ValueError):
-        pass  # Their text repeats the reply.
+    if reply.code == 229:
+        extended = _EXTENDED.search(reply.text)
+        if extended is not None:
+            port = int(extended.group(2))
+    else:
+        passive = _PASSIVE.search(reply.text)
+        if passive is not None:
+            port = int(passive.group(5)) << 8 | int(passive.group(6))
     if not 1024 <= port <= 65535:
         # Below 1024 other services listen, which a server could make us
         # talk to.
@@ -117,12 +124,15 @@ def told_size(reply: Reply) -> int | None:
     return None if match is None else int(match.group(1))
 
 
-def error_for(reply: Reply, verb: str, where: str) -> exceptions.TransferError:
+def error_for(
+    reply: Reply, verb: str, where: str, exists: bool = False
+) -> exceptions.TransferError:
     """The error that a code stands for.
 
     The server's own text is left out: it may repeat what was sent.
 
     :param verb: the command that was refused
+    :param exists: the file was there a moment ago
     """
     text = f'{where}: the server answers {reply.code} to {verb}'
     if reply.code in _LOGIN_CODES:
@@ -131,10 +141,12 @@ def error_for(reply: Reply, verb: str, where: str) -> exceptions.TransferError:
         return exceptions.NoSpace(text)
     if reply.kind == 4:
         return exceptions.Unavailable(text)
-    if reply.code == 553 or (
-        reply.code == 550 and _FORBIDDEN.search(reply.text)
-    ):
+    if reply.code == 553:
         return exceptions.AccessDenied(text)
     if reply.code == 550:
+        if _FORBIDDEN.search(reply.text) or (
+            exists and not _MISSING.search(reply.text)
+        ):
+            return exceptions.AccessDenied(text)
         return exceptions.NotFound(text)
     return exceptions.ProtocolError(text)

@@ -61,12 +61,10 @@ class FTPSource(base.Source):
         if self.size is None or self._first_start >= self.size:
             self._first_start = 0
         try:
-            # Also from 0: it shows whether the server has REST.
             first = self._retrieve(control, self._first_start)
         except _transfer.RestartRefused:
-            self.capabilities &= ~base.Capability.RANDOM_READ
             self._first_start = 0
-            first = self._retrieve(control, None)
+            first = self._retrieve(control, 0)
         if self.size is None:
             self.size = _reply.told_size(first.begun)
         if self.size is None:
@@ -80,15 +78,21 @@ class FTPSource(base.Source):
         return first
 
     def _retrieve(
-        self, control: _control.Control, offset: int | None
+        self, control: _control.Control, offset: int
     ) -> _transfer.Transfer:
+        # Whether there is REST shows when it is needed: a list of features
+        # (FEAT) is one more question, and not every server has it.
         try:
-            return _transfer.Transfer(control, 'RETR', self._path, offset)
-        except exceptions.NotFound as exc:
-            if self.size is None and self._modified is None:
-                raise
-            # It has a size, so it is there.
-            raise exceptions.AccessDenied(str(exc)) from None
+            return _transfer.Transfer(
+                control,
+                'RETR',
+                self._path,
+                offset=offset,
+                exists=(self.size, self._modified) != (None, None),
+            )
+        except _transfer.RestartRefused:
+            self.capabilities &= ~base.Capability.RANDOM_READ
+            raise
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
         """The data of the first RETR, or of a new one."""
@@ -120,7 +124,11 @@ class FTPSource(base.Source):
         )
 
     def _ends_before(self, offset: int, length: int | None) -> bool:
-        """Whether there is nothing to ask for: FTP has no empty run."""
+        """Whether there is nothing to ask for: FTP has no empty run.
+
+        A file that is said to be empty is asked for: some servers say so
+        of any.
+        """
         if self.size is None:
             return length == 0
         end = self.size if length is None else offset + length
@@ -129,7 +137,7 @@ class FTPSource(base.Source):
                 f'{self._where} has {self.size} bytes; {offset}..{end} were '
                 f'asked for'
             )
-        return offset == end
+        return offset == end and self.size > 0
 
     def _begin(
         self, control: _control.Control, offset: int
@@ -137,14 +145,10 @@ class FTPSource(base.Source):
         try:
             self._check_size(control.size(self._path))
             self._check_modified(control)
-            transfer = self._retrieve(control, offset or None)
+            transfer = self._retrieve(control, offset)
             if not offset:
                 self._check_size(_reply.told_size(transfer.begun))
             return transfer
-        except _transfer.RestartRefused:
-            self.capabilities &= ~base.Capability.RANDOM_READ
-            control.close()
-            raise
         except BaseException:
             control.close()
             raise

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import threading
 import typing
 
@@ -72,7 +73,7 @@ class FTPStream(base.Stream):
                 view = view[: self._left]
             count = 0
             if view and not self._ended:
-                count = self._transfer.data.recv_into(view)
+                count = self._patiently(self._transfer.data.recv_into, view)
             return self._count(count, bool(view))
 
     def splice(self, fd: int, offset: int, count: int) -> int | None:
@@ -85,8 +86,20 @@ class FTPStream(base.Stream):
                 count = min(count, self._left)
             moved = 0
             if count and not self._ended:
-                moved = self._transfer.data.splice(fd, offset, count)
+                moved = self._patiently(
+                    self._transfer.data.splice, fd, offset, count
+                )
             return self._count(moved, bool(count))
+
+    def _patiently(self, read: Callable[..., int], *args: typing.Any) -> int:
+        """Read; the server may have said why nothing comes."""
+        try:
+            return read(*args)
+        except exceptions.Stalled:
+            reply = self._transfer.control.early_reply()
+            if reply is None:
+                raise
+            raise self._failure(reply.code) from None
 
     def _count(self, count: int, wanted: bool) -> int:
         if self._left is not None:
@@ -124,6 +137,7 @@ class FTPStream(base.Stream):
 
     def _finish_counted(self) -> None:
         """Read the reply to a transfer of which all bytes are there."""
+        self._end_data()
         try:
             code = self._transfer.control.reply().code
         except (exceptions.Unavailable, exceptions.Stalled):
@@ -134,10 +148,16 @@ class FTPStream(base.Stream):
 
     def _finish(self) -> None:
         """The data has ended: only the reply tells whether it may."""
+        self._end_data()
         code = self._transfer.control.reply().code
         if code not in _DONE:
             raise self._failure(code)
         self._release(reusable=True)
+
+    def _end_data(self) -> None:
+        """Answer the end of TLS: vsftpd does not reply before that."""
+        with contextlib.suppress(exceptions.Unavailable):
+            self._transfer.data.end()
 
     def _check_early_end(self) -> None:
         """The data has ended, and this is too early."""
@@ -156,7 +176,7 @@ class FTPStream(base.Stream):
         )
 
     def _failure(self, code: int) -> exceptions.TransferError:
-        text = f'{self._where}: the server answers {code} after the data'
+        text = f'{self._where}: the server answers {code} to the transfer'
         if code // 100 == 4:
             return exceptions.Unavailable(text)
         return exceptions.ProtocolError(text)

@@ -26,7 +26,8 @@ class Transfer:
     :param control: free; has this transfer until it is over
     :param verb: RETR, STOR or NLST
     :param path: its argument
-    :param offset: where to start, in bytes; None not to say
+    :param offset: where to start, in bytes
+    :param exists: the file was there a moment ago
     :raises RestartRefused: the server has no REST; the control connection
         is still free
     :raises NotFound: and all that a server can answer
@@ -37,18 +38,20 @@ class Transfer:
         control: _control.Control,
         verb: str,
         path: str,
-        offset: int | None = None,
+        *,
+        offset: int = 0,
+        exists: bool = False,
     ) -> None:
         self.control = control
         self.verb = verb
         self.where = control.where
         self.data: sockets.WatchedSocket = control.connect_data()
         try:
-            if offset is not None:
+            if offset:
                 self._restart_at(offset)
             self.begun = control.command(verb, path)
             if self.begun.kind != 1:
-                raise self._refusal()
+                raise self._refusal(offset, exists)
             self._secure()
         except BaseException:
             self.data.close()
@@ -59,14 +62,20 @@ class Transfer:
         if reply.code == 421:
             raise self.control.error(reply, 'REST')
         if reply.kind != 3:
-            raise RestartRefused(
-                f'{self.where}: the server cannot start in the middle of a '
-                f'file (it answers {reply.code} to REST)'
-            )
+            raise self._no_restart(reply)
 
-    def _refusal(self) -> exceptions.TransferError:
-        if self.begun.kind in (4, 5):
-            return self.control.error(self.begun, self.verb)
+    def _no_restart(self, reply: _reply.Reply) -> RestartRefused:
+        return RestartRefused(
+            f'{self.where}: the server cannot start in the middle of a file '
+            f'(it answers {reply.code})'
+        )
+
+    def _refusal(self, offset: int, exists: bool) -> exceptions.TransferError:
+        reply = self.begun
+        if offset and reply.code in (501, 504, 551, 554):
+            return self._no_restart(reply)
+        if reply.kind in (4, 5):
+            return _reply.error_for(reply, self.verb, self.where, exists)
         return exceptions.ProtocolError(
             f'{self.where}: the server answers {self.begun.code} to '
             f'{self.verb} before it was done'
