@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import logging
+import threading
 import typing
 
 import paramiko
@@ -38,6 +40,34 @@ _MAX_PACKET = 255 * 1024
 _KEEPALIVE = 15
 # paramiko logs what ends a connection; that is in our exceptions.
 _LOG = 'oslo_transfer.drivers.sftp.paramiko'
+
+
+def _as_detail(record: logging.LogRecord) -> bool:
+    """Log what paramiko takes for errors as details: we raise them."""
+    record.levelno = logging.DEBUG
+    record.levelname = logging.getLevelName(logging.DEBUG)
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
+class _ClearToSend(threading.Event):
+    """What paramiko waits for while keys are exchanged again.
+
+    A thread of ours keeps the limits of the transfer meanwhile.
+    """
+
+    def __init__(
+        self, transport: threading.Thread, ctx: _context.Context
+    ) -> None:
+        super().__init__()
+        self._transport = transport
+        self._ctx = ctx
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait, or raise what the context says."""
+        done = super().wait(timeout)
+        if not done and threading.current_thread() is not self._transport:
+            self._ctx.check()
+        return done
 
 
 class SSHLink:
@@ -103,6 +133,9 @@ def translate(
         return exceptions.ProtocolError(
             f'{where}: the server has no algorithm that is safe enough ({exc})'
         )
+    # paramiko wraps what happens while it reads the version.
+    if isinstance(exc, paramiko.SSHException) and exc.__context__ is not None:
+        exc = exc.__context__
     if exc is None or isinstance(exc, OSError | EOFError):
         detail = f' ({exc})' if exc is not None and str(exc) else ''
         return exceptions.Unavailable(f'{where}: the connection broke{detail}')
@@ -151,13 +184,20 @@ def connect(
             where,
         )
         known.check(transport.get_remote_server_key().asbytes())
-        _step(
-            lambda: identity.log_in(transport),
-            f'the login at {endpoint.host}',
-            ctx,
-            connection,
-            where,
-        )
+        try:
+            _step(
+                lambda: identity.log_in(transport),
+                f'the login at {endpoint.host}',
+                ctx,
+                connection,
+                where,
+            )
+        except exceptions.AccessDenied as exc:
+            if not connection.ended:
+                raise
+            raise exceptions.Unavailable(
+                f'{where}: the connection broke during the login'
+            ) from exc
         transport.set_keepalive(_KEEPALIVE)
         channel = _step(
             lambda: _open_channel(transport, ctx),
@@ -207,6 +247,8 @@ def _transport(
     )
     transport.name = 'oslo-transfer-sftp'
     transport.set_log_channel(_LOG)
+    transport.logger.addFilter(_as_detail)
+    transport.clear_to_send = _ClearToSend(transport, ctx)
     transport.banner_timeout = ctx.connect_timeout
     transport.auth_timeout = ctx.connect_timeout
     transport.channel_timeout = ctx.connect_timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import functools
 import os
 import pwd
 import typing
@@ -96,7 +97,9 @@ class Identity:
                     yield (
                         'a key of the agent',
                         'publickey',
-                        lambda each=each: transport.auth_publickey(user, each),
+                        functools.partial(
+                            transport.auth_publickey, user, each
+                        ),
                     )
             finally:
                 agent.close()

@@ -53,10 +53,16 @@ class Reads:
             and self._next - self._position < self._window
         ):
             count = min(files.session.max_read, self._end - self._next)
-            self._queue.append((self._next, self._ask(self._next, count)))
+            self._queue.append((self._next, self.ask(self._next, count)))
             self._next += count
 
-    def _ask(self, offset: int, count: int) -> _session.Request:
+    @property
+    def all_asked(self) -> bool:
+        """Whether there is nothing more to ask for."""
+        return self._next == self._end
+
+    def ask(self, offset: int, count: int) -> _session.Request:
+        """Send one READ."""
         return self._files.session.submit(
             self._files.waiter,
             Type.READ,
@@ -99,7 +105,7 @@ class Reads:
         left = request.asked - request.received
         if left:
             offset += request.received
-            self._queue.appendleft((offset, self._ask(offset, left)))
+            self._queue.appendleft((offset, self.ask(offset, left)))
 
     def drop(self) -> None:
         """Let go of what was asked for."""

@@ -18,10 +18,16 @@ from oslo_transfer import sockets
 Type = protocol.Type
 Status = protocol.Status
 
-# Seconds that a session has to end.
-_JOIN = 2.0
+# What one request moves: OpenSSH's most, and less than any server's.
+_MOST = 255 * 1024
+_LEAST = 1024
 # More than any server says of itself, and of what it can do.
 _MAX_EXTENSIONS = 64
+
+
+def _sensible(length: int) -> int:
+    """A length for one request that a server allows."""
+    return min(max(length, _LEAST), _MOST) if length else _MOST
 
 
 class Link(typing.Protocol):
@@ -173,9 +179,9 @@ class Session:
             return
         fields = protocol.Reader(reply.body)
         _packet, read, write = (fields.uint64() for _ in range(3))
-        # 0 stands for no limit. More than this would be one big copy.
-        self.max_read = min(read or self.max_read, 255 * 1024)
-        self.max_write = min(write or self.max_write, 255 * 1024)
+        # 0 stands for no limit.
+        self.max_read = _sensible(read)
+        self.max_write = _sensible(write)
 
     # Requests
 

@@ -19,6 +19,10 @@ if typing.TYPE_CHECKING:
     from oslo_transfer import endpoint as _endpoint
 
 
+# Seconds for a read to notice that its stream was closed.
+_PATIENCE = 0.5
+
+
 class _Open(typing.NamedTuple):
     """An open file of a session."""
 
@@ -119,6 +123,8 @@ class SFTPSource(base.Source):
                 self._open = None
             if self._open is None:
                 self._open = self._connect()
+                if self._closed:
+                    self._open.session.close()
             return self._open
 
     def close(self) -> None:
@@ -144,11 +150,14 @@ class SFTPStream(base.Stream):
         self._source = source
         self._files = files
         self._handle = handle
-        self._checked = False
-        check = self._ask_version()
+        self._end = offset + length
+        # Closing waits for a read that it has woken up.
+        self._reading = threading.Lock()
+        self._last: list[_session.Request] | None = None
+        version = self._ask_version()
         self._reads = pipeline.Reads(files, handle, offset, length)
         self._reads.fill()
-        self._check_version(check)
+        self._check_version(version)
 
     def _ask_version(self) -> _session.Request:
         return self._files.session.submit(
@@ -168,16 +177,40 @@ class SFTPStream(base.Stream):
 
     def readinto(self, buffer: typing.Any) -> int:
         """Copy what has come, at least one byte."""
-        self._files.waiter.check()
         view = memoryview(buffer).cast('B')
-        count = self._reads.read_into(view)
-        if not count and view and not self._checked:
-            self._check_version(self._ask_version())
-            self._checked = True
+        with self._reading:
+            self._files.waiter.check()
+            count = self._reads.read_into(view)
+            if self._last is None and self._reads.all_asked:
+                # Behind the last reads, so that there is nothing to wait
+                # for at the end.
+                self._last = [self._ask_version(), self._ask_beyond()]
+            if not count and view:
+                self._check_end()
         return count
+
+    def _ask_beyond(self) -> _session.Request:
+        """Ask for a byte more: there has to be none behind the size."""
+        return self._reads.ask(self._end, 1)
+
+    def _check_end(self) -> None:
+        """See that the run is one of the version that was opened."""
+        if not self._last:
+            return
+        version, beyond = self._last
+        self._check_version(version)
+        self._files.session.wait(beyond, self._files.waiter)
+        if self._end == self._source.size and beyond.received:
+            raise exceptions.SourceChanged(
+                f'{self._files.session.where}: it is longer than the server '
+                f'says'
+            )
+        self._last = []
 
     def close(self) -> None:
         """Drop what was asked for; ends a read in another thread."""
         self._files.waiter.close()
-        self._reads.drop()
+        if self._reading.acquire(timeout=_PATIENCE):
+            self._reads.drop()
+            self._reading.release()
         super().close()

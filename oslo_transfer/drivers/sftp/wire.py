@@ -59,7 +59,10 @@ class Wire:
         self._start = 0
         self._end = 0
         self._banner_left: int | None = _MAX_BANNER
+        # paramiko looks at it.
         self._closed = False
+        #: The connection has ended, and not by us.
+        self.ended = False
         #: What a write was given up for.
         self.error: exceptions.TransferError | None = None
 
@@ -154,8 +157,10 @@ class Wire:
         except TimeoutError:
             raise
         except OSError as exc:
+            self.ended = True
             raise EOFError(exc.strerror or str(exc)) from exc
         if not count:
+            self.ended = True
             raise EOFError('the server closed the connection')
         self._end += count
 
@@ -197,7 +202,7 @@ class _ChannelData:
         return self._data
 
 
-class Packetizer(paramiko.Packetizer):
+class Packetizer(paramiko.Packetizer):  # type: ignore[misc]
     """Reads packets with few copies where the cipher is AES-GCM.
 
     With another cipher, and during the first key exchange, paramiko's own
