@@ -169,6 +169,7 @@ for _verb in STEPS:
         lab.OK,
         facts=lab.NO_FACTS,
     )(lab.once(_verb, _hang_up))
+for _verb in ('CONNECT', 'PASS', 'SIZE', 'RETR'):
     lab.step(
         f'F-17-{_verb.lower()}',
         f'silent at {_verb}',
@@ -226,7 +227,7 @@ def _replies_without_end(verb: str, code: int) -> None:
     fields: dict[str, Any] = {
         'facts': lab.NO_FACTS,
         'check': _bounded,
-        'errors': (exceptions.ProtocolError, exceptions.Unavailable),
+        'errors': (*NONSENSE, *SLOW),
     }
 
     @lab.step(
@@ -382,7 +383,6 @@ def listing(world: lab.Lab, data: bytes) -> str:
 
 
 for _code, _text, _error in (
-    (550, 'image: No such file or directory', exceptions.NotFound),
     (550, 'Permission denied.', exceptions.AccessDenied),
     (553, 'Permission denied.', exceptions.AccessDenied),
     (450, 'File busy.', exceptions.Unavailable),

@@ -172,7 +172,8 @@ def _misplaced(key: str, title: str, change: Any) -> None:
     @resumed(key, title, 'REST', lab.OK)
     def rest(session: Session, argument: str) -> None:
         session.do_rest(argument)
-        session.rest = max(0, change(session.rest))
+        if session.rest:
+            session.rest = max(0, change(session.rest))
 
 
 _misplaced('F-12', 'REST is accepted and ignored', lambda rest: 0)

@@ -158,7 +158,7 @@ def stripped(world: lab.Lab, data: bytes) -> str:
 # Data in clear
 
 
-for _code in (431, 502, 504, 534, 536):
+for _code in (502, 504, 534, 536):
     lab.step(
         f'F-26-{_code}',
         f'{_code} to PROT P',
@@ -181,6 +181,7 @@ lab.step(
     'PROT',
     lab.FAIL,
     tls='good',
+    facts=lab.NO_FACTS,
     errors=(exceptions.AccessDenied, exceptions.Unavailable),
 )
 def clear_data(session: Session, _argument: str) -> None:

@@ -71,7 +71,7 @@ class Session:
         """Send a reply of one line or of several."""
         lines = lines or ('so be it',)
         text = ''.join(f'{code}-{line}\r\n' for line in lines[:-1])
-        self.raw(f'{text}{code} {lines[-1]}\r\n'.encode('latin-1'))
+        self.raw(f'{text}{code} {lines[-1]}\r\n'.encode())
 
     def raw(self, data: bytes) -> None:
         """Send bytes as they are on the control connection."""
