@@ -105,7 +105,7 @@ def explain(
             ),
         ),
         strategies=tuple(_strategies(call, ordered, strategy)),
-        remarks=tuple(_remarks(call, ordered)),
+        remarks=tuple(_remarks(call, ordered, strategy)),
     )
 
 
@@ -136,8 +136,19 @@ def _strategies(
 
 
 def _remarks(
-    call: _call.Call, request: _request.Request
+    call: _call.Call, request: _request.Request, strategy: str | None
 ) -> typing.Iterator[str]:
+    group = call.conf.oslo_transfer
+    yield (
+        f'locations are ordered by location_selector = '
+        f'{group.location_selector}, driver_order = '
+        f'{", ".join(group.driver_order) or "none"}'
+    )
+    if not strategy:
+        yield (
+            f'strategies are tried as strategy_order says: '
+            f'{", ".join(group.strategy_order)}'
+        )
     path = request.destination.local_path
     if path is not None and os.path.isfile(path):
         if request.digest is not None and request.digest.value is not None:
@@ -150,7 +161,6 @@ def _remarks(
                 'the destination exists; it is not replaced unless the call '
                 'asks for that'
             )
-    group = call.conf.oslo_transfer
     for option, what in _LIMITS.items():
         if group[option]:
             yield f'{what}: {group[option]} ({option})'

@@ -95,6 +95,14 @@ class Names(_Column[Sequence[str]]):
         return ' '.join(self._value) or '-'
 
 
+class Lines(_Column[Sequence[str]]):
+    """A list of sentences."""
+
+    def human_readable(self) -> str:
+        """Return one in each line."""
+        return '\n'.join(self._value) or '-'
+
+
 class Rows(_Column[Sequence[Mapping[str, typing.Any]]]):
     """A list of objects, each with a line for people.
 

@@ -11,6 +11,7 @@ import typing
 
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
+from oslo_transfer import slots
 from oslo_transfer.wrappers import base as wrappers
 
 if typing.TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Backoff:
         """Wait before the next try, or raise the error for good."""
         self._bytes = 0
         self._failures += 1
-        if self._failures > self._most:
+        # A limit of ours was waited for already, and for long.
+        if self._failures > self._most or isinstance(error, slots.Busy):
             raise error
         delay = min(
             self._longest, self._delay * 2 ** min(self._failures - 1, 30)
@@ -77,7 +79,7 @@ class Backoff:
             logging.WARNING if self._failures == 1 else logging.INFO,
             '%s: %s; trying again in %.1f s (%d of %d)',
             self._what,
-            error,
+            str(error).removeprefix(f'{self._what}: '),
             delay,
             self._failures,
             self._most,

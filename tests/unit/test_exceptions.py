@@ -135,6 +135,8 @@ def test_defaults(cls):
 def test_what_may_be_tried_again():
     retryable = {cls.__name__ for cls in OURS if cls.retryable}
     assert retryable == {
+        'Busy',
+        'Elsewhere',
         'NotResumable',
         'SourceChanged',
         'Stalled',
