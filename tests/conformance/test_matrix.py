@@ -16,11 +16,14 @@ import pytest
 import oslo_transfer
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
+from oslo_transfer import growth
 from oslo_transfer.testing import conformance
 from oslo_transfer.testing import faults
 from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import memory
 from tests.servers import http
+from tests.servers import openssh
+from tests.servers import pyftpd
 
 MIB = 1 << 20
 SIZE = 6 * MIB
@@ -36,8 +39,29 @@ DIGEST = {
     'hash_value': hashlib.sha256(DATA).hexdigest(),
 }
 
-KINDS = ('file', 'http', 'https', 'memory', 'object')
+_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
+_SSHD = (
+    openssh.OpenSSH.found() is not None
+    if _GROUPS is None
+    else 'sftp' in _GROUPS.split()
+)
+KINDS = (
+    'file',
+    'ftp',
+    'ftps',
+    'http',
+    'https',
+    'memory',
+    'object',
+    *(['sftp'] if _SSHD else []),
+)
 PAIRS = list(itertools.product(KINDS, KINDS))
+# Each kind in both directions, where two of them would show nothing new.
+SOME_PAIRS = [
+    (source, target)
+    for source, target in PAIRS
+    if source == target or 'file' in (source, target)
+]
 
 
 def names(pair):
@@ -48,9 +72,10 @@ def names(pair):
 class Ends:
     """Makes sources and destinations of each kind."""
 
-    def __init__(self, directory, certs):
+    def __init__(self, directory, certs, shared):
         self.directory = directory
         self.certs = certs
+        self.shared = shared
         self.numbers = itertools.count()
         self.servers = {}
         self.stack = contextlib.ExitStack()
@@ -58,6 +83,9 @@ class Ends:
         self.conf = fixtures.make_conf()
         self.conf.set_override(
             'ca_file', certs.ca_file, group='oslo_transfer_http'
+        )
+        self.conf.set_override(
+            'ca_file', certs.ca_file, group='oslo_transfer_ftp'
         )
 
     def __enter__(self):
@@ -80,6 +108,24 @@ class Ends:
     def name(self):
         return f'end{next(self.numbers)}'
 
+    def remote(self, kind):
+        """A URL on an FTP or SFTP server, and the path behind it."""
+        if kind == 'sftp':
+            sshd = self.shared.sshd()
+            path = self.directory / self.name()
+            for option, value in {
+                'known_hosts_file': str(self.shared.known_hosts),
+                'private_key_file': str(sshd.key),
+                'username': sshd.user,
+            }.items():
+                self.conf.set_override(
+                    option, value, group='oslo_transfer_sftp'
+                )
+            return sshd.url(path), path
+        server = self.shared.ftpd(kind)
+        name = f'{self.directory.name}-{self.name()}'
+        return server.url(name), server.root / name
+
     def source(self, kind, size=SIZE, runs=RUNS):
         """Some data, by default DATA, as a source."""
         data = conformance.spread(size, runs)
@@ -96,6 +142,10 @@ class Ends:
             return self.store.put(url, size=size, runs=runs)
         if kind == 'object':
             return io.BytesIO(data)
+        if kind in ('ftp', 'ftps', 'sftp'):
+            url, path = self.remote(kind)
+            path.write_bytes(data)
+            return url
         return self.server(kind).put(f'/{self.name()}', data)
 
     def destination(self, kind):
@@ -112,6 +162,9 @@ class Ends:
         if kind == 'object':
             target = io.BytesIO()
             return target, target.getvalue
+        if kind in ('ftp', 'ftps', 'sftp'):
+            url, path = self.remote(kind)
+            return url, lambda: path.read_bytes() if path.exists() else None
         server = self.server(kind)
         url = server.allow_put(f'/{self.name()}')
         path = urllib.parse.urlsplit(url).path
@@ -129,9 +182,45 @@ class Writeless(base.Driver):
     capabilities = base.Capability(0)
 
 
+class Shared:
+    """Servers that are slow to start: one of each for all tests."""
+
+    def __init__(self, directory, certs):
+        self.stack = contextlib.ExitStack()
+        self.known_hosts = directory / 'known_hosts'
+        self.certs = certs
+        self.running = {}
+
+    def ftpd(self, scheme):
+        if scheme not in self.running:
+            self.running[scheme] = self.stack.enter_context(
+                pyftpd.PyFTPd(self.certs.pair() if scheme == 'ftps' else None)
+            )
+        return self.running[scheme]
+
+    def sshd(self):
+        if 'sftp' not in self.running:
+            self.running['sftp'] = self.stack.enter_context(openssh.OpenSSH())
+            self.known_hosts.write_text(self.running['sftp'].known_hosts)
+        return self.running['sftp']
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory, certs):
+    made = Shared(tmp_path_factory.mktemp('shared'), certs)
+    with made.stack:
+        # Started here, or the first test would leave their threads behind.
+        for scheme in KINDS:
+            if scheme in ('ftp', 'ftps'):
+                made.ftpd(scheme)
+        if _SSHD:
+            made.sshd()
+        yield made
+
+
 @pytest.fixture
-def ends(tmp_path, certs, nothing_left):
-    with Ends(tmp_path, certs) as made:
+def ends(tmp_path, certs, shared, nothing_left):
+    with Ends(tmp_path, certs, shared) as made:
         yield made
 
 
@@ -150,16 +239,18 @@ def test_copy(pair, digest, ends):
     assert result.bytes_by_origin == {'origin': SIZE}
     assert result.wasted == 0
     assert result.form == 'file'
-    assert result.driver == {'https': 'http', 'object': 'file-object'}.get(
-        pair[0], pair[0]
-    )
+    assert result.driver == {
+        'ftps': 'ftp',
+        'https': 'http',
+        'object': 'file-object',
+    }.get(pair[0], pair[0])
     # What was passed over says why.
     assert [a.strategy for a in result.attempts] == ['clone']
     assert sum(chunk for chunk, _total in told) == SIZE
     assert not [n for n in os.listdir(ends.directory) if n[0] == '.']
 
 
-@pytest.mark.parametrize('pair', PAIRS, ids=names)
+@pytest.mark.parametrize('pair', SOME_PAIRS, ids=names)
 def test_copy_small(pair, ends):
     for size in (0, 1, 65536, 65537):
         data = conformance.pattern(size)
@@ -199,7 +290,7 @@ def test_zeros_are_asked_for(kind, ends):
     assert sink.written <= STORED + 4 * 65536
 
 
-@pytest.mark.parametrize('pair', PAIRS, ids=names)
+@pytest.mark.parametrize('pair', SOME_PAIRS, ids=names)
 def test_wrong_digest_shows_nothing(pair, ends):
     source = ends.source(pair[0])
     target, read = ends.destination(pair[1])
@@ -230,6 +321,41 @@ def test_next_location(kind, ends):
 
 def _broken():
     return exceptions.ProtocolError('nonsense')
+
+
+MIRRORS = ('file', 'http', 'ftp', 'ftps', *(['sftp'] if _SSHD else []))
+
+
+@pytest.mark.parametrize('wrong', MIRRORS)
+def test_mirrors_of_all_kinds(wrong, ends, monkeypatch):
+    """One of them corrupt; streams are added as if each brought more."""
+    monkeypatch.setattr(growth, '_QUICK', 0.0)
+    monkeypatch.setattr(growth, '_MOSTLY', -1.0)
+    monkeypatch.setattr(growth, '_PAYS', -100.0)
+    ends.conf.set_override('max_streams', 16, group='oslo_transfer')
+    ends.conf.set_override('max_locations', 16, group='oslo_transfer')
+    size = 16 * MIB
+    data = conformance.pattern(size)
+    bad = conformance.pattern(size, 'bad')
+    urls = [
+        ends.source(kind, size, {0: bad if kind == wrong else data})
+        for kind in MIRRORS
+    ]
+    target, read = ends.destination('file')
+    result = ends.copy(
+        urls,
+        target,
+        hash_algo='sha256',
+        hash_value=hashlib.sha256(data).hexdigest(),
+        # Or the fastest would be done before the others have connected.
+        rate_limit=32 * MIB,
+    )
+    assert read() == data
+    assert result.verified
+    assert urls[MIRRORS.index(wrong)] not in result.bytes_by_location
+    assert sum(result.bytes_by_location.values()) == size
+    blamed = {attempt.location for attempt in result.attempts[1:]}
+    assert blamed <= {urls[MIRRORS.index(wrong)]}
 
 
 @pytest.mark.parametrize('kind', KINDS)
