@@ -43,6 +43,11 @@ class Reply:
         """The first digit: 1 begun, 2 done, 3 go on, 4 not now, 5 no."""
         return self.code // 100
 
+    @property
+    def forbids(self) -> bool:
+        """Whether it speaks of rights, and not of a file."""
+        return _FORBIDDEN.search(self.text) is not None
+
 
 def check_line(line: str, where: str) -> str:
     """A line of a reply without its end.
@@ -144,9 +149,7 @@ def error_for(
     if reply.code == 553:
         return exceptions.AccessDenied(text)
     if reply.code == 550:
-        if _FORBIDDEN.search(reply.text) or (
-            exists and not _MISSING.search(reply.text)
-        ):
+        if reply.forbids or (exists and not _MISSING.search(reply.text)):
             return exceptions.AccessDenied(text)
         return exceptions.NotFound(text)
     return exceptions.ProtocolError(text)

@@ -73,7 +73,7 @@ class FTPSink(base.Sink):
             reply = self._control.command(verb, self._path)
             if reply.kind == 2:
                 return True
-            if reply.code == 550:
+            if reply.code == 550 and not reply.forbids:
                 return False
             if reply.kind == 4:
                 raise self._control.error(reply, verb)
@@ -232,7 +232,8 @@ class FTPSink(base.Sink):
             if not self._stored:
                 control.reply()
             self._delete(control)
-        except exceptions.Unavailable:
+        except (exceptions.Unavailable, exceptions.ProtocolError):
+            # Another connection may work.
             control = self._login.open(ctx)
             try:
                 self._delete(control)
@@ -256,5 +257,5 @@ class FTPSink(base.Sink):
 
     def _delete(self, control: _control.Control) -> None:
         reply = control.command('DELE', self._temporary)
-        if reply.kind != 2 and reply.code != 550:
+        if reply.kind != 2:
             raise control.error(reply, 'DELE')
