@@ -11,16 +11,16 @@ from tests.servers import evil_ftp_lab as lab
 from tests.servers import scripted_ftp
 
 Session = scripted_ftp.Session
-Kind = lab.Kind
+Errors = tuple[lab.Kind, ...]
 
 KIB = 1 << 10
 #: How far a server reads before it has seen enough.
 ENOUGH = 300 * KIB
-DENIED = (exceptions.AccessDenied,)
-FULL = (exceptions.NoSpace,)
-BUSY = (exceptions.Unavailable,)
-SLOW = (exceptions.Stalled,)
-NONSENSE = (exceptions.ProtocolError,)
+DENIED: Errors = (exceptions.AccessDenied,)
+FULL: Errors = (exceptions.NoSpace,)
+BUSY: Errors = (exceptions.Unavailable,)
+SLOW: Errors = (exceptions.Stalled,)
+NONSENSE: Errors = (exceptions.ProtocolError,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Upload:
     verb: str
     step: scripted_ftp.Step
     #: What a client fails with; it may not succeed.
-    errors: tuple[Kind, ...]
+    errors: Errors
     #: Whether what has arrived can stay: nobody is there to delete it.
     leaves: bool = False
     #: Whether all the data may be sent before it fails.
@@ -42,7 +42,7 @@ UPLOADS: dict[str, Upload] = {}
 
 
 def upload(
-    key: str, verb: str, errors: tuple[Kind, ...], **fields: Any
+    key: str, verb: str, errors: Errors, **fields: Any
 ) -> Any:
     """Register a step of a server that is good otherwise."""
 
@@ -73,7 +73,7 @@ for _code, _errors in {
 # Refused in the middle: the server says so and reads on, or does not
 
 
-def _early(code: int, errors: tuple[Kind, ...]) -> None:
+def _early(code: int, errors: Errors) -> None:
     @upload(f'early-{code}', 'STOR', errors)
     def read_on(session: Session, argument: str) -> None:
         conn = session.open_data()
@@ -120,7 +120,7 @@ def done_early(session: Session, argument: str) -> None:
 # Refused after all data
 
 
-def _late(code: int, errors: tuple[Kind, ...]) -> None:
+def _late(code: int, errors: Errors) -> None:
     @upload(f'late-{code}', 'STOR', errors, late=True)
     def act(session: Session, argument: str) -> None:
         conn = session.open_data()
@@ -249,7 +249,7 @@ def _other_size(change: int) -> scripted_ftp.Step:
     return size
 
 
-MISMATCH = (exceptions.SizeMismatch,)
+MISMATCH: Errors = (exceptions.SizeMismatch,)
 upload('size-less', 'SIZE', MISMATCH, late=True)(_other_size(-1))
 upload('size-more', 'SIZE', MISMATCH, late=True)(_other_size(1))
 
