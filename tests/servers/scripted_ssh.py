@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+import contextlib
 import functools
 import socket
 import struct
@@ -38,10 +39,14 @@ class Connection(paramiko.ServerInterface):
     def start(self) -> None:
         """Serve it in a thread of its own, which is not waited for."""
         # Not the client's logger: what a server knows is no leak.
-        self.transport = paramiko.Transport(self.sock)
+        self.transport = self.make_transport()
         self.transport.set_log_channel('tests.ssh')
         self.transport.add_server_key(self.server.host_key)
         self.transport.start_server(threading.Event(), self)
+
+    def make_transport(self) -> paramiko.Transport:
+        """Return what speaks SSH."""
+        return paramiko.Transport(self.sock)
 
     def reset(self) -> None:
         """Cut the connection off with RST."""
@@ -105,7 +110,8 @@ class Connection(paramiko.ServerInterface):
         except Exception as exc:
             self.server.errors.append(exc)
         finally:
-            channel.close()
+            with contextlib.suppress(EOFError, OSError):
+                channel.close()
 
 
 class SSHServer:
@@ -238,7 +244,9 @@ class TCPServer:
             sock.close()
 
     def close(self) -> None:
-        """End all connections and wait for their threads."""
+        """End all connections and wait for their threads; idempotent."""
+        if self.closing.is_set():
+            return
         self.closing.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -257,10 +265,17 @@ class Relay:
     """Passes bytes on between a client and a server, as long as it wants.
 
     :param port: of the server on this host
+    :param change: makes, for each connection, what its bytes from the
+        server go through
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(
+        self,
+        port: int,
+        change: Callable[[], Callable[[bytes], bytes]] | None = None,
+    ) -> None:
         self._target = port
+        self._change = change
         #: Cut each connection off after so many bytes from the server.
         self.limit: int | None = None
         #: How many connections more are cut; None for all.
@@ -307,8 +322,10 @@ class Relay:
         down: bool,
     ) -> None:
         passed = 0
+        change = self._change() if down and self._change else bytes
         try:
             while data := src.recv(1 << 16):
+                data = change(data)
                 while self.frozen.is_set() and not closing.wait(0.02):
                     pass
                 if down and self.limit is not None and self.cuts != 0:

@@ -80,6 +80,9 @@ class Fields:
     def text(self) -> str:
         return self.string().decode()
 
+    def rest(self) -> bytes:
+        return self._data[self._at :]
+
     def _take(self, count: int) -> bytes:
         data = self._data[self._at : self._at + count]
         assert len(data) == count, 'a request that is too short'
@@ -359,6 +362,15 @@ class Session:
         self.status(request, OK)
 
     def on_setstat(self, request: Request) -> None:
+        if request.kind == FSETSTAT:
+            name = self.handles[request.fields.string()]
+            if request.fields.u32() & 1:
+                content, size = (
+                    self.store.files[name].data,
+                    request.fields.u64(),
+                )
+                del content[size:]
+                content += bytes(size - len(content))
         self.status(request, OK)
 
     def on_remove(self, request: Request) -> None:
