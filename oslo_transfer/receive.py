@@ -18,12 +18,11 @@ from oslo_transfer import exceptions
 from oslo_transfer import holdback
 from oslo_transfer import journal as _journal
 from oslo_transfer import landing as _landing
+from oslo_transfer import opening
 from oslo_transfer import ranges
 from oslo_transfer import repair
 from oslo_transfer import request as _request
-from oslo_transfer.wrappers import mirrors
 from oslo_transfer.wrappers import retry
-from oslo_transfer.wrappers import throttle
 
 if typing.TYPE_CHECKING:
     from oslo_transfer.wrappers import mirror as _mirror
@@ -74,17 +73,13 @@ class Receiver:
         landing: _landing.Landing,
         ctx: _context.Context,
     ) -> None:
-        self._locations = locations
-        self._where = (
-            str(locations[0])
-            if len(locations) == 1
-            else f'{len(locations)} locations'
-        )
+        self._identity = locations[0].identity
         self._request = request
         self._landing = landing
         # Its own ``stop``: a failure here must not stop the next location.
         self._ctx = ctx.replace(stop=threading.Event())
-        self._mirrored: mirrors.MirroredSource | None = None
+        self._opening = opening.Opening(locations, request, self._ctx)
+        self._where = self._opening.where
         #: Whether the bytes that failed came from more than one request.
         self.joined = False
         #: Whether copying had begun, as opposed to opening the source.
@@ -97,7 +92,8 @@ class Receiver:
     @property
     def mirrors(self) -> Sequence[_mirror.Mirror]:
         """How each of several locations did."""
-        return self._mirrored.mirrors if self._mirrored else ()
+        mirrored = self._opening.mirrored
+        return mirrored.mirrors if mirrored else ()
 
     def run(self, *, patient: bool, resume: bool) -> Received:
         """Copy, verify, commit.
@@ -107,11 +103,12 @@ class Receiver:
         :param resume: go on with what is there
         :raises TransferError: it failed; what may be resumed is kept
         """
-        source = self._open(patient, resume)
+        hint = self._landing.held_hint(self._identity) if resume else 0
+        source = self._opening.open(hint, patient)
         with contextlib.closing(source):
             self._check_promises(source)
             identity = self._landing.identity(
-                self._locations[0].identity,
+                self._identity,
                 source.validator.value
                 if source.validator and source.validator.strong
                 else None,
@@ -126,59 +123,6 @@ class Receiver:
                 if journal is not None:
                     journal.close()
 
-    def _open(self, patient: bool, resume: bool) -> retry.RetryingSource:
-        hint = 0
-        if resume:
-            hint = self._landing.held_hint(self._locations[0].identity)
-        start = max(0, hint - retry.OVERLAP)
-        backoff = retry.Backoff(self._ctx, self._where)
-        while True:
-            try:
-                source = self._open_once(start)
-                break
-            except exceptions.TransferError as exc:
-                if not (exc.retryable and patient):
-                    raise
-                backoff.failed(exc)
-        strong = source.validator is not None and source.validator.strong
-        return retry.RetryingSource(
-            source,
-            self._ctx,
-            self._where,
-            joinable=strong or self._has_value() or source.pieces is not None,
-        )
-
-    def _open_once(self, start: int) -> base.Source:
-        if len(self._locations) == 1:
-            return self._open_location(self._locations[0], start)
-        if self._mirrored is None:
-            self._mirrored = mirrors.MirroredSource(
-                self._locations,
-                self._open_location,
-                self._ctx,
-                size=self._request.expected_size,
-                most=self._ctx.conf.oslo_transfer.max_locations,
-            )
-        self._mirrored.open(start)
-        return self._mirrored
-
-    def _open_location(
-        self,
-        end: ends.End,
-        start: int,
-        abandoned: threading.Event | None = None,
-    ) -> base.Source:
-        ctx = self._ctx.replace(start=start)
-        if abandoned is not None:
-            ctx = ctx.replace(cancel=_AnyOf(ctx.cancel, abandoned))
-        source = end.open_source(ctx)
-        hosts = (end.host, self._request.destination.host)
-        return throttle.limited(source, self._ctx, hosts)
-
-    def _has_value(self) -> bool:
-        digest = self._request.digest
-        return digest is not None and digest.value is not None
-
     def _check_promises(self, source: base.Source) -> None:
         """Compare what the source says of itself, before any byte."""
         expected = self._request.expected_size
@@ -188,7 +132,9 @@ class Receiver:
                     expected, source.size, self._where
                 )
         elif (
-            not source.delimited and expected is None and not self._has_value()
+            not source.delimited
+            and expected is None
+            and not self._request.has_digest
         ):
             raise exceptions.IntegrityError(
                 f'{self._where} does not say where it ends, so a broken '
@@ -257,7 +203,7 @@ class Receiver:
             finally:
                 self.joined = resumed > 0 or source.requests > 1
             mended, fetched = repair.check_pieces(
-                source, self._mirrored, sink, size, self._ctx
+                source, self._opening.mirrored, sink, size, self._ctx
             )
             self.wasted += fetched
             hexdigest = digester.finish(size) if digester else None
@@ -303,34 +249,8 @@ class Receiver:
             bytes_written=work.bytes_written,
             wasted=source.wasted + self.wasted,
             method=work.method,
-            **self._accounts(source, size, held),
+            **self._opening.accounts(source.origin, size, held),
         )
-
-    def _accounts(
-        self, source: base.Source, size: int, held: ranges.RangeSet
-    ) -> dict[str, typing.Any]:
-        """Who gave how many bytes."""
-        if self._mirrored is None:
-            (end,) = self._locations
-            mine = size - held.total
-            return {
-                'source': end,
-                'bytes_by_origin': _some(
-                    {source.origin: mine, 'resumed': held.total}
-                ),
-                'bytes_by_location': _some({str(end): mine}),
-            }
-        shares = self._mirrored.shares(size, held)
-        by_origin = {'resumed': size - sum(shares.values())}
-        for mirror, count in shares.items():
-            by_origin[mirror.origin] = by_origin.get(mirror.origin, 0) + count
-        return {
-            'source': max(shares, key=lambda each: shares[each]).end,
-            'bytes_by_origin': _some(by_origin),
-            'bytes_by_location': _some(
-                {each.name: count for each, count in shares.items()}
-            ),
-        }
 
     def _verify(
         self, sink: base.Sink, size: int, hexdigest: str | None
@@ -344,7 +264,7 @@ class Receiver:
         except exceptions.DigestMismatch as exc:
             expected = exc.expected
             mended, fetched = repair.mend_whole(
-                self._mirrored,
+                self._opening.mirrored,
                 sink,
                 size,
                 self._ctx,
@@ -370,7 +290,7 @@ class Receiver:
             return sink
         if base.Capability.RANDOM_WRITE in sink.capabilities:
             return holdback.HoldFirst(sink, size)
-        if self._has_value():
+        if self._request.has_digest:
             return holdback.HoldLast(sink)
         return sink
 
@@ -439,17 +359,3 @@ class Receiver:
                 count = min(count, len(zeros))
                 sink.pwrite(zeros[:count], size)
             size += count
-
-
-class _AnyOf:
-    """Set when one of several events is."""
-
-    def __init__(self, *events: _context.CancelEvent | None) -> None:
-        self._events = [event for event in events if event is not None]
-
-    def is_set(self) -> bool:
-        return any(event.is_set() for event in self._events)
-
-
-def _some(counts: dict[str, int]) -> dict[str, int]:
-    return {key: count for key, count in counts.items() if count}

@@ -43,3 +43,8 @@ class Request:
     observers: tuple[Observer, ...] = ()
     progress: _progress.Progress
     overwrite: bool = False
+
+    @property
+    def has_digest(self) -> bool:
+        """Whether the digest of the data is known in advance."""
+        return self.digest is not None and self.digest.value is not None

@@ -89,7 +89,7 @@ class FullCopy(base.Strategy):
         locations = plan.sources
         wasted = 0
         # Bytes of several locations can be joined if a digest decides.
-        if len(locations) > 1 and request.digest and request.digest.value:
+        if len(locations) > 1 and request.has_digest:
             together = receive.Receiver(locations, request, landing, ctx)
             try:
                 received = together.run(patient=True, resume=True)

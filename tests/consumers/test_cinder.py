@@ -135,10 +135,10 @@ def test_corrupt_image_is_never_complete_in_an_open_file(
 
 
 @pytest.mark.parametrize('ranges', [True, False])
-def test_open_file_has_no_bytes_of_a_location_given_up(
+def test_open_file_has_no_wrong_bytes_of_a_location_given_up(
     conf, server, whole, tmp_path, ranges
 ):
-    bad = cut_at(server, '/bad', 4 << 20, ranges=ranges)
+    bad = cut_at(server, '/bad', 4 << 20, data=shapes.CORRUPT, ranges=ranges)
     conf.set_override('max_retries', 1, group='oslo_transfer')
     service = GlanceImageService(conf, {'id': shapes.image(bad, whole)})
     with open(tmp_path / 'image', 'wb') as file:
@@ -159,17 +159,29 @@ class Pipe:
         return len(data)
 
 
-def test_writer_that_cannot_go_back_gets_one_location_only(
+def test_writer_that_cannot_go_back_gets_the_rest_from_the_next_location(
     conf, server, whole
 ):
     bad = cut_at(server, '/bad', 4 << 20, ranges=False)
+    service = GlanceImageService(conf, {'id': shapes.image(bad, whole)})
+    data = Pipe()
+    service.download(None, 'id', data)
+    assert data.written == shapes.IMAGE
+    assert service.result.verified
+
+
+def test_writer_that_cannot_go_back_is_told_of_wrong_bytes(
+    conf, server, whole
+):
+    bad = cut_at(server, '/bad', 4 << 20, data=shapes.CORRUPT, ranges=False)
     conf.set_override('max_retries', 0, group='oslo_transfer')
     service = GlanceImageService(conf, {'id': shapes.image(bad, whole)})
     data = Pipe()
     with pytest.raises(oslo_transfer.TransferError) as caught:
         service.download(None, 'id', data)
-    # The caller is told, and does not hold two halves.
-    assert shapes.IMAGE.startswith(data.written)
+    # What it holds cannot be taken for the image: the end is missing.
+    assert shapes.CORRUPT[: 4 << 20] == data.written[: 4 << 20]
+    assert len(data.written) < len(shapes.IMAGE)
     assert shapes.attempts(caught.value)[-1] == (whole, 'CapabilityMissing')
 
 
@@ -187,7 +199,7 @@ def test_writer_that_got_nothing_yet_takes_the_next_location(
 def test_what_stands_behind_in_the_file_is_never_cut_off(
     conf, server, whole, tmp_path
 ):
-    bad = cut_at(server, '/bad', 4 << 20, ranges=False)
+    bad = cut_at(server, '/bad', 4 << 20, data=shapes.CORRUPT, ranges=False)
     conf.set_override('max_retries', 0, group='oslo_transfer')
     path = tmp_path / 'volume'
     path.write_bytes(bytes(8 << 20) + b'tail')
