@@ -17,8 +17,10 @@ import oslo_transfer
 from oslo_transfer import exceptions
 from tests.servers import evil_sftp
 from tests.servers import evil_sftp_read  # noqa: F401  registers rows
+from tests.servers import evil_sftp_write
 from tests.servers import evil_ssh  # noqa: F401  registers rows
 from tests.servers import resource
+from tests.servers import sftp_session
 
 DATA = resource.pattern(evil_sftp.SIZE)
 FACTS = {
@@ -106,3 +108,51 @@ def test_server_cannot_corrupt(
         told = ''.join(traceback.format_exception(error))
         assert evil_sftp.PASSWORD not in told
     assert evil_sftp.PASSWORD not in caplog.text
+
+
+@pytest.mark.parametrize('key', evil_sftp_write.UPLOADS)
+def test_server_cannot_fake_an_upload(
+    key, conf, tmp_path, caplog, nothing_left
+):
+    """All of it is there, or an error; never a part under the name."""
+    caplog.set_level(logging.DEBUG)
+    row = evil_sftp_write.UPLOADS[key]
+    src = tmp_path / 'image'
+    # More than may be on its way.
+    data = resource.pattern(evil_sftp.SIZE)
+    src.write_bytes(data)
+    store = sftp_session.Store()
+    if row.old is not None:
+        store.files[evil_sftp_write.TARGET] = sftp_session.File(row.old)
+    error = None
+    with contextlib.ExitStack() as stack:
+        server = evil_sftp.serve(stack, store, row.session)
+        know(conf, tmp_path, server)
+        started = time.monotonic()
+        try:
+            oslo_transfer.copy(
+                src,
+                server.url(evil_sftp_write.TARGET),
+                conf=conf,
+                overwrite=row.old is not None,
+            )
+        except exceptions.TransferError as exc:
+            error = exc
+        elapsed = time.monotonic() - started
+    detail = f'{row.title}: {error!r}'
+    found = store.files.pop(evil_sftp_write.TARGET, None)
+    if row.expect != 'ok_or_fail':
+        assert (error is None) == (row.expect == 'ok'), detail
+    if error is None:
+        assert bytes(found.data) == data
+    else:
+        assert (found and found.data) == row.old, detail
+        kind = type(error).__name__
+        assert not row.errors or kind in row.errors, detail
+        assert str(error).isprintable()
+        told = ''.join(traceback.format_exception(error))
+        assert evil_sftp.PASSWORD not in told
+    assert elapsed < 8, detail
+    assert evil_sftp.PASSWORD not in caplog.text
+    if row.reachable:
+        assert set(store.files) == {'/image'}, 'something is left'
