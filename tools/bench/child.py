@@ -24,13 +24,16 @@ def _status(name: str) -> float:
     return int(found.group(1)) / 1024
 
 
-def memory(url: str, dst: str) -> dict[str, float]:
-    """Copy with a digest and no value; the peak above the import."""
+def memory(url: str, dst: str, options: str) -> dict[str, float]:
+    """Copy with a digest and no value; the peak above the import.
+
+    :param options: as JSON
+    """
     import oslo_transfer
 
     from bench import worker
 
-    conf = worker.configuration({})
+    conf = worker.configuration(json.loads(options))
     before = _status('VmRSS')
     # Where it cannot be set back, the peak is that of the whole life.
     with (

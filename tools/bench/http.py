@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 
+from bench import curl
 from bench import lab
 from bench import measure
 from bench import registry
@@ -188,3 +189,10 @@ def http_parallel(here: lab.Lab) -> Iterator[registry.Row]:
         one,
         'one stream (server without ranges)',
     )
+
+
+@registry.benchmark('https')
+def https(here: lab.Lab) -> Iterator[registry.Row]:
+    """A download with TLS."""
+    url = here.nginx_tls.url('/image')
+    yield from curl.beside_curl(here, 'https', url, 1.1)

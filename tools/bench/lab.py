@@ -13,13 +13,17 @@ import shutil
 import tempfile
 import typing
 
+from bench import daemon
 from bench import paced
 from bench import registry
 from bench import worker
-from tests.servers import nginx
+from demo import certificate
+from tests.servers import nginx as _nginx
 
 MIB = 1 << 20
 _SHM = '/dev/shm'
+
+_Daemon = typing.TypeVar('_Daemon', bound=daemon.Daemon)
 
 
 class Lab:
@@ -106,14 +110,73 @@ class Lab:
     # Processes
 
     @functools.cached_property
-    def nginx(self) -> nginx.Nginx:
+    def nginx(self) -> _nginx.Nginx:
         """A server of the directory in memory.
 
         :raises Unmeasurable: it is not installed
         """
-        if nginx.Nginx.found() is None:
+        return self._start_nginx()
+
+    def mirror(self, rate: int) -> _nginx.Nginx:
+        """One more, with a limit of bytes per second and connection.
+
+        :raises Unmeasurable: it is not installed
+        """
+        return self._start_nginx(limit_rate=rate)
+
+    @functools.cached_property
+    def nginx_tls(self) -> _nginx.Nginx:
+        """One with TLS.
+
+        :raises Unmeasurable: it is not installed
+        """
+        pem = str(self._certificates[0])
+        return self._start_nginx(certificate=(pem, pem))
+
+    def _start_nginx(self, **options: typing.Any) -> _nginx.Nginx:
+        if _nginx.Nginx.found() is None:
             raise registry.Unmeasurable('nginx is not installed')
-        return self._stack.enter_context(nginx.Nginx(self.memory))
+        return self._stack.enter_context(_nginx.Nginx(self.memory, **options))
+
+    @functools.cached_property
+    def _certificates(self) -> tuple[pathlib.Path, pathlib.Path]:
+        return certificate.make(self.directory(None))
+
+    @property
+    def ca_file(self) -> str:
+        """What clients of the servers with TLS have to trust."""
+        return str(self._certificates[1])
+
+    @functools.cached_property
+    def vsftpd(self) -> daemon.Vsftpd:
+        """An FTP server of the directory in memory.
+
+        :raises Unmeasurable: it is not installed
+        """
+        started = daemon.Vsftpd(self.directory(None), self.memory)
+        return self._closing(started)
+
+    @functools.cached_property
+    def vsftpd_tls(self) -> daemon.Vsftpd:
+        """One with TLS.
+
+        :raises Unmeasurable: it is not installed
+        """
+        started = daemon.Vsftpd(
+            self.directory(None), self.memory, self._certificates[0]
+        )
+        return self._closing(started)
+
+    @functools.cached_property
+    def sshd(self) -> daemon.Sshd:
+        """An SFTP server of all files.
+
+        :raises Unmeasurable: it is not installed
+        """
+        return self._closing(daemon.Sshd(self.directory(None)))
+
+    def _closing(self, started: _Daemon) -> _Daemon:
+        return self._stack.enter_context(contextlib.closing(started))
 
     @functools.cached_property
     def worker(self) -> worker.Worker:

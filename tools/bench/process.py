@@ -34,31 +34,54 @@ def _child(function: typing.Any, *arguments: str) -> dict[str, float]:
 def memory(here: lab.Lab) -> Iterator[registry.Row]:
     """The most memory that a verified download takes above the import."""
     directory = here.directory(str(here.memory))
-    image = directory / 'image'
-    url = here.nginx.url(f'/{directory.name}/image')
-    peaks = []
-    for size in (here.size // 4, 4 * here.size):
+    image, result = directory / 'image', directory / 'result'
+
+    def peak(
+        words: str, size: int, url: str, options: dict[str, str], runs: int
+    ) -> float:
         # A tenth is data, for that goes another way than holes.
         here.sparse_file(image, size, size // 10)
         found = [
-            _child(child.memory, url, str(directory / 'result'))
-            for _run in range(here.runs)
+            _child(child.memory, url, str(result), json.dumps(options))['peak']
+            for _run in range(runs)
         ]
-        label = f'{size // lab.MIB} MiB'
-        measure.report(label, [run['peak'] for run in found], 'MiB')
+        measure.report(f'{words}, {size // lab.MIB} MiB', found, 'MiB')
         # The worst, not the median: memory has a limit, and little noise.
-        peaks.append(max(run['peak'] for run in found))
-        yield registry.Row(
+        return max(found)
+
+    def allowed(words: str, size: int, found: float) -> registry.Row:
+        return registry.Row(
             'memory',
-            peaks[-1],
+            found,
             _MEMORY,
-            f'{_MEMORY} MiB allowed, for {label}',
+            f'{_MEMORY} MiB allowed, for {size // lab.MIB} MiB{words}',
             1.0,
             'MiB',
         )
+
+    path = f'/{directory.name}/image'
+    small, large = here.size // 4, 4 * here.size
+    peaks = []
+    for size in (small, large):
+        url = here.nginx.url(path)
+        peaks.append(peak('http', size, url, {}, here.runs))
+        yield allowed('', size, peaks[-1])
     yield registry.Row(
         'memory', peaks[1], peaks[0], 'an image 16 times smaller', None, 'MiB'
     )
+    for name in ('ftp', 'sftp'):
+        try:
+            url, options = (
+                (here.vsftpd.url(path), {})
+                if name == 'ftp'
+                else (here.sshd.url(image), here.sshd.options)
+            )
+        except registry.Unmeasurable as why:
+            print(f'  left out: {name}: {why}')
+            continue
+        # They move holes, too, and take their time.
+        found = peak(name, large, url, options, 1)
+        yield allowed(f' over {name}', large, found)
 
 
 @registry.benchmark('import')

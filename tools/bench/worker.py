@@ -51,7 +51,11 @@ class Worker:
 
 
 def configuration(options: Mapping[str, typing.Any]) -> typing.Any:
-    """A configuration of its own, with options of [oslo_transfer] set."""
+    """A configuration of its own.
+
+    :param options: by their names; those that are not in [oslo_transfer]
+        with a group and a dot before
+    """
     from oslo_config import cfg
 
     from oslo_transfer import opts
@@ -59,13 +63,14 @@ def configuration(options: Mapping[str, typing.Any]) -> typing.Any:
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[], default_config_dirs=[])
     opts.register_opts(conf)
-    for name, value in options.items():
-        conf.set_override(name, value, group=opts.GROUP)
+    for key, value in options.items():
+        group, _dot, name = key.rpartition('.')
+        conf.set_override(name, value, group=group or opts.GROUP)
     return conf
 
 
 def copy(
-    src: str,
+    src: str | list[str],
     dst: str,
     options: Mapping[str, typing.Any],
     **arguments: typing.Any,

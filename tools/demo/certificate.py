@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A certificate for ``localhost`` that signs itself."""
+"""A certificate for this host that signs itself."""
 
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import pathlib
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -30,7 +31,13 @@ def make(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
         .not_valid_before(now - hour)
         .not_valid_after(now + hour)
         .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName('localhost')]), False
+            x509.SubjectAlternativeName(
+                [
+                    x509.DNSName('localhost'),
+                    x509.IPAddress(ipaddress.ip_address('127.0.0.1')),
+                ]
+            ),
+            False,
         )
         .add_extension(x509.BasicConstraints(True, None), True)
         .sign(key, hashes.SHA256())
