@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import contextlib
+import functools
 import getpass
 import os
 import pathlib
 import signal
 import subprocess
+import tempfile
 
 from tests.servers import child
 
@@ -39,13 +41,24 @@ def make_key(
     path: pathlib.Path, kind: str = 'ed25519', passphrase: str = ''
 ) -> pathlib.Path:
     """Make a key pair; the public half is in PATH.pub."""
+    command = ['ssh-keygen', '-q', '-t', kind, '-N', passphrase]
+    if kind == 'rsa':
+        command += ['-b', '2048']  # Larger ones take seconds.
     subprocess.run(
-        ['ssh-keygen', '-q', '-t', kind, '-N', passphrase, '-f', str(path)],
+        [*command, '-f', str(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         check=True,
     )
     return path
+
+
+@functools.cache
+def _host_key(kind: str) -> tuple[str, str]:
+    """Return the halves of the host key that all servers here have."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = make_key(pathlib.Path(directory, 'key'), kind)
+        return path.read_text(), path.with_suffix('.pub').read_text()
 
 
 class OpenSSH(child.Child):
@@ -112,7 +125,7 @@ class OpenSSH(child.Child):
             make_key(self.key)
             self.allow(self.key)
             for kind in self.host_keys:
-                make_key(self.directory / f'host_{kind}', kind)
+                self._write_host_key(kind)
         config = self.directory / 'sshd_config'
         config.write_text(
             CONFIG.format(
@@ -131,6 +144,13 @@ class OpenSSH(child.Child):
         # It starts itself anew for each connection, by an absolute path.
         program = self.found() or self.program
         return [program, '-D', '-e', '-f', str(config)]
+
+    def _write_host_key(self, kind: str) -> None:
+        private, public = _host_key(kind)
+        path = self.directory / f'host_{kind}'
+        path.touch(0o600)
+        path.write_text(private)
+        path.with_suffix('.pub').write_text(public)
 
     def ready(self) -> bool:
         """Return whether this sshd has bound its port."""
