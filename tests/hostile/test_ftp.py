@@ -86,6 +86,7 @@ def test_server_cannot_corrupt(key, facts, conf, certs, tmp_path, caplog):
     """Right bytes or a typed error; nothing visible, told or left."""
     caplog.set_level(logging.DEBUG)
     row = evil_ftp.BEHAVIOURS[key]
+    conf.set_override('max_retries', row.retries, group='oslo_transfer')
     dst = tmp_path / 'image'
     with evil_ftp.Lab(certs) as lab:
         source = oslo_transfer.Location(
@@ -386,48 +387,54 @@ PLACES = {
 
 
 @pytest.mark.parametrize('place', PLACES)
-def test_cancel(place, server, conf, tmp_path):
-    """From another thread, within a second, wherever it waits."""
-    if place == 'handshake' and server.tls is None:
-        place = 'greeting'
-    reached, cancel = threading.Event(), threading.Event()
+def test_limits(place, certs, conf, tmp_path):
+    """They hold wherever a copy waits: a cancel, and the deadline."""
     for name in ('stall_timeout', 'connect_timeout'):
         conf.set_override(name, 20.0, group='oslo_transfer')
-    PLACES[place](server, reached)
-    cancelled = []
+    for how in ('cancel', 'deadline'):
+        # One of them has TLS, the other does not, but for the handshake.
+        secure = how == 'cancel' or place == 'handshake'
+        tls = certs.server_context() if secure else None
+        with scripted_ftp.ScriptedFTPServer(tls) as server:
+            server.put('image', DATA)
+            reached, cancel = threading.Event(), threading.Event()
+            PLACES[place](server, reached)
+            limits = {'cancel': cancel}
+            if how == 'deadline':
+                limits = {'deadline': WAIT}
+            error, seconds = ended(
+                server.url(), tmp_path / 'x', conf, reached, limits
+            )
+        kinds = {
+            'cancel': exceptions.TransferCancelled,
+            'deadline': exceptions.DeadlineExceeded,
+        }
+        assert isinstance(error, kinds[how])
+        assert seconds < PROMPT
+        assert not (tmp_path / 'x').exists()
+
+
+def ended(url, dst, conf, reached, limits):
+    """Copy until it fails.
+
+    :returns: the error, and how long that was after it was due
+    """
+    due = [time.monotonic() + WAIT]
 
     def stop():
         reached.wait(10)
-        cancelled.append(time.monotonic())
-        cancel.set()
+        due[0] = time.monotonic()
+        limits['cancel'].set()
 
     thread = threading.Thread(target=stop)
-    thread.start()
-    with pytest.raises(exceptions.TransferCancelled):
-        oslo_transfer.copy(
-            server.url(), tmp_path / 'x', conf=conf, cancel=cancel
-        )
-    ended = time.monotonic()
-    thread.join()
-    assert ended - cancelled[0] < PROMPT
-    assert not (tmp_path / 'x').exists()
-
-
-@pytest.mark.parametrize('place', PLACES)
-def test_deadline(place, server, conf, tmp_path):
-    """It ends the call, wherever it waits."""
-    if place == 'handshake' and server.tls is None:
-        place = 'greeting'
-    for name in ('stall_timeout', 'connect_timeout'):
-        conf.set_override(name, 20.0, group='oslo_transfer')
-    PLACES[place](server, threading.Event())
-    started = time.monotonic()
-    with pytest.raises(exceptions.DeadlineExceeded):
-        oslo_transfer.copy(
-            server.url(), tmp_path / 'x', conf=conf, deadline=WAIT
-        )
-    assert time.monotonic() - started < WAIT + PROMPT
-    assert not (tmp_path / 'x').exists()
+    if 'cancel' in limits:
+        thread.start()
+    with pytest.raises(exceptions.TransferError) as caught:
+        oslo_transfer.copy(url, dst, conf=conf, **limits)
+    seconds = time.monotonic() - due[0]
+    if 'cancel' in limits:
+        thread.join()
+    return caught.value, seconds
 
 
 @pytest.mark.parametrize('what', ['control', 'data'])

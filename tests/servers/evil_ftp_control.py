@@ -177,6 +177,7 @@ for _verb in ('CONNECT', 'PASS', 'SIZE', 'RETR'):
         lab.FAIL,
         facts=lab.NO_FACTS,
         errors=SLOW,
+        retries=0,
     )(_stall)
 
 
@@ -278,6 +279,7 @@ def endless_226(session: Session, argument: str) -> None:
     lab.FAIL,
     facts=lab.NO_FACTS,
     errors=SLOW,
+    retries=0,
 )
 def trickle(session: Session, _argument: str) -> None:
     session.control.trickle(b'220-' + b'x' * 10_000, 20)

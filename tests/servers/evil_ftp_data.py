@@ -162,6 +162,7 @@ def use_port(world: lab.Lab, data: bytes) -> str:
     lab.FAIL,
     facts=lab.NO_FACTS,
     errors=SLOW,
+    retries=0,
 )
 def no_answer(world: lab.Lab, data: bytes) -> str:
     server = world.new_server()
@@ -191,6 +192,7 @@ def refused(session: Session, _argument: str) -> None:
     lab.FAIL,
     facts=lab.NO_FACTS,
     errors=SLOW,
+    retries=0,
 )
 def never_accepted(session: Session, _argument: str) -> None:
     session.stall()
@@ -220,6 +222,7 @@ lab.step('F-18-425-once', '425 once', 'RETR', lab.OK, facts=lab.NO_FACTS)(
     'EPSV',
     lab.FAIL,
     facts=lab.NO_FACTS,
+    retries=0,
 )
 def own_port(session: Session, _argument: str) -> None:
     session.listen()
@@ -327,6 +330,7 @@ def early_error(session: Session, argument: str) -> None:
     'RETR',
     lab.OK_OR_FAIL,
     facts=lab.NO_FACTS,
+    retries=0,
 )
 def no_150(session: Session, argument: str) -> None:
     data = session.rested(session.find(argument) or b'')
@@ -382,6 +386,7 @@ _idle('F-17-always', 'no data comes, always', 99, lab.FAIL)
     lab.FAIL,
     facts=lab.NO_FACTS,
     errors=SLOW,
+    retries=0,
 )
 def slow(session: Session, argument: str) -> None:
     conn = session.open_data()

@@ -150,7 +150,9 @@ class Behaviour:
     check: Check | None = None
     #: The facts that may make a difference.
     facts: tuple[str, ...] = ALL_FACTS
-    elapsed_limit: float = 5.0
+    #: How often it may be tried again without progress.
+    retries: int = 1
+    elapsed_limit: float = 4.0
 
     @property
     def row(self) -> str:

@@ -41,9 +41,7 @@ class Upload:
 UPLOADS: dict[str, Upload] = {}
 
 
-def upload(
-    key: str, verb: str, errors: Errors, **fields: Any
-) -> Any:
+def upload(key: str, verb: str, errors: Errors, **fields: Any) -> Any:
     """Register a step of a server that is good otherwise."""
 
     def register(step: scripted_ftp.Step) -> scripted_ftp.Step:

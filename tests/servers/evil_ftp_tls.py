@@ -31,6 +31,7 @@ def _auth(
 ) -> None:
     """Without TLS nothing at all is said."""
     fields.setdefault('errors', DENIED)
+    fields.setdefault('retries', 0)
     lab.step(
         key,
         title,
@@ -182,6 +183,7 @@ lab.step(
     lab.FAIL,
     tls='good',
     facts=lab.NO_FACTS,
+    retries=0,
     errors=(exceptions.AccessDenied, exceptions.Unavailable),
 )
 def clear_data(session: Session, _argument: str) -> None:
@@ -195,6 +197,7 @@ def clear_data(session: Session, _argument: str) -> None:
     lab.FAIL,
     tls='good',
     facts=lab.NO_FACTS,
+    retries=0,
     errors=(exceptions.Unavailable, exceptions.Stalled),
 )
 def no_handshake(session: Session, _argument: str) -> None:

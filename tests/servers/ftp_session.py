@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 16
 DATA_SECONDS = 5.0
+RECEIVE_BUFFER = 1 << 16
 
 Connection = wire.Connection
 
@@ -284,6 +285,10 @@ class Session:
         family = self.control.sock.family
         self._listener = socket.create_server(
             (self.server.host, 0), family=family, backlog=backlog
+        )
+        # Little fits in it, so that a client notices when nobody reads.
+        self._listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER
         )
         self._listener.settimeout(DATA_SECONDS)
         port: int = self._listener.getsockname()[1]

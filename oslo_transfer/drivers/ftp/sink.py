@@ -122,8 +122,8 @@ class FTPSink(base.Sink):
                     f'byte {offset} after byte {self._position}: an upload '
                     f'is written in order'
                 )
+            self._check_early_reply(0.0)
             try:
-                self._check_early_reply(0.0)
                 self._transfer.data.sendall(buffer)
             except exceptions.Unavailable:
                 # The server may say why it takes no more.
