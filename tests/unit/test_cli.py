@@ -828,6 +828,55 @@ def test_log_lines_instead_of_progress(command, server, monkeypatch):
     assert '\r' not in ran.err
 
 
+def fails_at_first(server, times=2):
+    """A location that is not there when it is first asked."""
+    whole = resource.Resource(DATA, len(DATA), rate=600_000)
+
+    def answer(request, conn):
+        if request.nth < times:
+            conn.reply(503)
+        else:
+            whole(request, conn)
+
+    return server.serve('/image', answer)
+
+
+@pytest.mark.parametrize('option', ['--no-progress', '--quiet'])
+def test_why_nothing_happens_is_told_once(command, server, option):
+    """A copy that waits to try again does not look as if it hung."""
+    command.configure(max_retries=5, retry_delay=0.01)
+    ran = command('copy', fails_at_first(server), 'b', option)
+    assert ran.status == 0
+    (line,) = ran.err.splitlines()
+    assert line.startswith('oslo-transfer: warning: http://127.0.0.1')
+    assert '503' in line
+    assert 'trying again in' in line
+    assert line.count('/image') == 1
+
+
+def test_warning_comes_above_the_progress(command, server, monkeypatch):
+    whole = resource.Resource(DATA, len(DATA), rate=600_000)
+
+    def answer(request, conn):
+        if whole.answer(request, conn, None if request.nth else 100_000):
+            conn.reset()
+
+    with monkeypatch.context() as patch:
+        master = on_terminal(patch, 60)
+        command.configure(max_retries=5, retry_delay=0.5, buffer_bytes=65536)
+        url = server.serve('/image', answer)
+        argv = ('--expected-size', str(len(DATA)), '--hash', DIGEST)
+        assert command('copy', url, 'b', *argv).status == 0
+        shown = all_of(master)
+    warning, bar, *rest = shown.rstrip('\r\n').split('\r\n')
+    assert rest == []
+    warning = warning.split('\r')[-1]
+    assert warning.startswith('oslo-transfer: warning: http://127.0.0.1')
+    # What stood there is blanked out first and drawn again below.
+    assert '%' not in warning
+    assert re.match(r'\r *\d+%', bar)
+
+
 def test_meter():
     meter = progress.Meter()
     assert meter.rate is meter.average is None
@@ -882,6 +931,72 @@ def test_log_line_above_the_status():
 
 
 # Other commands
+
+
+def test_explain(command, source, server):
+    command.configure(driver_order='http', strategy_order='clone, full_copy')
+    url = server.url('/image')
+    ran = command('explain', source, url, 'gopher://a/', 'b')
+    assert (ran.status, ran.err) == (0, '')
+    lines = ran.out.splitlines()
+    assert max(map(len, lines)) < 120 + len(str(source))
+    text = ' '.join(' '.join(lines).replace('|', ' ').split())
+    for part in (
+        f'1. {url} (http) "http" is number 1 of driver_order; as given ',
+        f'2. {source} (file) "file" is not in driver_order; as given ',
+        '3. gopher://a/ not used: no driver serves "gopher" URLs',
+        f'1. clone: first clone {source} to b ',
+        '2. full_copy: if that fails ',
+        'location_selector = order',
+    ):
+        assert part in text, part
+    assert server.connections.total == 0
+    assert not os.path.exists('b')
+
+
+def test_explain_for_programs(command, source, server):
+    ran = command(
+        'explain', '-f', 'json', '--strategy', 'clone', server.url('/'), 'b'
+    )
+    assert ran.status == 0
+    assert list(ran.json) == [
+        'destination',
+        'strategy',
+        'locations',
+        'strategies',
+        'remarks',
+    ]
+    assert ran.json['strategy'] is None
+    (strategy,) = ran.json['strategies']
+    assert strategy == {
+        'strategy': 'clone',
+        'choice': 'passed over',
+        'reason': 'no location is a file on this host',
+        'steps': [],
+        'passed_over': [],
+    }
+    (location,) = ran.json['locations']
+    assert location['usable'] is True
+    ran = command('explain', '-f', 'value', '-c', 'strategy', source, 'b')
+    assert ran.out == 'clone\n'
+
+
+def test_explain_what_cannot_be(command, source):
+    command.fails(2, 'explain', 'a')
+    command.fails(2, 'explain', 'a', 'b', '-c', 'nothing')
+    command.fails(3, 'explain', 'http:/x', 'b')
+    command.fails(3, 'explain', source, 'b', '--hash', 'crc32')
+    command.fails(4, 'explain', 'gopher://a/', 'b')
+    command.configure(strategy_order='')
+    assert 'strategy_order' in command.fails(3, 'explain', source, 'b')
+    command.configure(datacenters='ams', datacenter='nowhere')
+    assert 'datacenters' in command.fails(3, 'explain', source, 'b')
+
+
+def test_explain_warns_of_passwords(command):
+    ran = command('explain', f'http://user:{CANARY}@a.example/', 'b')
+    assert 'is visible' in ran.err
+    assert CANARY not in ran.out + ran.err
 
 
 def test_driver_list(command):
