@@ -146,8 +146,10 @@ def _matches(hosts: bytes, name: str) -> bool:
         _nothing, version, salt, digest = hosts.split(b'|')
         if version != b'1':
             raise ValueError('hashed in an unknown way')
-        found = hmac.digest(base64.b64decode(salt), name.encode(), 'sha1')
-        return hmac.compare_digest(found, base64.b64decode(digest))
+        found = hmac.digest(
+            base64.b64decode(salt, validate=True), name.encode(), 'sha1'
+        )
+        return found == base64.b64decode(digest, validate=True)
     matched = False
     for pattern in hosts.decode('utf-8', 'replace').lower().split(','):
         # Brackets are no set of characters here.

@@ -44,7 +44,10 @@ class Type(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """Status codes."""
+    """Status codes; from 10 on those of later versions.
+
+    Some servers send them by version 3, too.
+    """
 
     OK = 0
     EOF = 1
@@ -55,6 +58,11 @@ class Status(enum.IntEnum):
     NO_CONNECTION = 6
     CONNECTION_LOST = 7
     OP_UNSUPPORTED = 8
+    NO_SUCH_PATH = 10
+    FILE_ALREADY_EXISTS = 11
+    WRITE_PROTECT = 12
+    NO_SPACE_ON_FILESYSTEM = 14
+    QUOTA_EXCEEDED = 15
 
 
 class Open(enum.IntFlag):

@@ -221,4 +221,9 @@ _ERRORS: dict[int, type[exceptions.TransferError]] = {
     Status.NO_CONNECTION: exceptions.Unavailable,
     Status.CONNECTION_LOST: exceptions.Unavailable,
     Status.OP_UNSUPPORTED: exceptions.CapabilityMissing,
+    Status.NO_SUCH_PATH: exceptions.NotFound,
+    Status.FILE_ALREADY_EXISTS: exceptions.AlreadyExists,
+    Status.WRITE_PROTECT: exceptions.AccessDenied,
+    Status.NO_SPACE_ON_FILESYSTEM: exceptions.NoSpace,
+    Status.QUOTA_EXCEEDED: exceptions.NoSpace,
 }
