@@ -41,7 +41,8 @@ DATA = resource.pattern(300_000)
 DIGEST = f'sha256:{hashlib.sha256(DATA).hexdigest()}'
 KEYS = (
     'strategy driver source destination form verified attachment '
-    'bytes_written bytes_by_origin wasted digest seconds attempts'
+    'bytes_written bytes_by_origin bytes_by_location '
+    'wasted digest seconds attempts'
 ).split()
 COMMANDS = (
     'copy',
