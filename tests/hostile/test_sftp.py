@@ -8,6 +8,8 @@ import hashlib
 import logging
 import os
 import pickle
+import socket
+import threading
 import time
 import traceback
 
@@ -156,3 +158,99 @@ def test_server_cannot_fake_an_upload(
     assert evil_sftp.PASSWORD not in caplog.text
     if row.reachable:
         assert set(store.files) == {'/image'}, 'something is left'
+
+
+# Where a server can be silent, and the row that is. The key exchange has
+# begun where a version came, and nothing behind it.
+PHASES = {
+    'banner': 'S-17-silent',
+    'trickle': 'S-17-bytes',
+    'kex': 'S-17-no-kex',
+    'flood': 'S-20-ignore',
+    'auth': 'S-18-slow',
+    'channel': 'S-19-channel',
+    'subsystem': 'S-19-sftp',
+    'init': 'S-19-init',
+    'open': 'S-19-open',
+    'data': 'S-19-read',
+}
+
+
+@contextlib.contextmanager
+def silent(phase, conf, directory):
+    """A server that is silent from a phase on; gives a URL."""
+    for name in ('connect_timeout', 'stall_timeout'):
+        conf.set_override(name, 30.0, group='oslo_transfer')
+    with contextlib.ExitStack() as stack:
+        if phase == 'connect':
+            # A queue that is full: what comes is not answered.
+            full = stack.enter_context(socket.create_server(('127.0.0.1', 0)))
+            full.listen(0)
+            for _ in range(2):
+                sock = stack.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex(full.getsockname())
+            (directory / 'known_hosts').touch()
+            conf.set_override(
+                'known_hosts_file',
+                str(directory / 'known_hosts'),
+                group='oslo_transfer_sftp',
+            )
+            port = full.getsockname()[1]
+            yield f'sftp://user:{evil_sftp.PASSWORD}@127.0.0.1:{port}/image'
+            return
+        server = evil_sftp.ROWS[PHASES[phase]].start(stack, DATA)
+        know(conf, directory, server)
+        yield server.url()
+
+
+@pytest.mark.parametrize('phase', ['connect', *PHASES])
+def test_cancel(phase, conf, tmp_path, nothing_left):
+    """It ends within a second, and leaves nothing."""
+    cancel = threading.Event()
+    with silent(phase, conf, tmp_path) as url:
+        timer = threading.Timer(0.4, cancel.set)
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(exceptions.TransferCancelled):
+            oslo_transfer.copy(url, tmp_path / 'dst', conf=conf, cancel=cancel)
+        assert 0.3 < time.monotonic() - started < 1.4
+        timer.join()
+
+
+@pytest.mark.parametrize('phase', ['connect', *PHASES])
+def test_deadline(phase, conf, tmp_path, nothing_left):
+    """It holds, whatever the server does."""
+    with silent(phase, conf, tmp_path) as url:
+        started = time.monotonic()
+        with pytest.raises(exceptions.DeadlineExceeded):
+            oslo_transfer.copy(url, tmp_path / 'dst', conf=conf, deadline=0.4)
+        assert time.monotonic() - started < 1.4
+
+
+@pytest.mark.parametrize(
+    'key', ['good', 'S-16-eof', 'S-16-closed', 'S-20-huge', 'S-17-version']
+)
+def test_no_thread_is_left(key, conf, tmp_path, nothing_left):
+    """Not one of paramiko's own, either, of ten connections."""
+    conf.set_override('max_retries', 0, group='oslo_transfer')
+    conf.set_override('stall_timeout', 0.1, group='oslo_transfer')
+    before = set(threading.enumerate())
+    for number in range(10):
+        with contextlib.ExitStack() as stack:
+            if key == 'good':
+                server = evil_sftp.serve(stack, sftp_session.Store(DATA))
+            else:
+                server = evil_sftp.ROWS[key].start(stack, DATA)
+            know(conf, tmp_path, server)
+            with contextlib.suppress(exceptions.TransferError):
+                oslo_transfer.copy(
+                    server.url(), tmp_path / f'dst{number}', conf=conf
+                )
+            # Ours is gone when the call returns, not some time later.
+            ours = [
+                thread
+                for thread in set(threading.enumerate()) - before
+                if thread.name.startswith('oslo-transfer')
+            ]
+            assert not ours

@@ -282,8 +282,11 @@ class Relay:
         self.cuts: int | None = None
         #: Set to pass nothing on any more, in both directions.
         self.frozen = threading.Event()
-        #: Bytes from the server so far, of all connections.
+        #: Do that after so many bytes from either side.
+        self.freeze_at: int | None = None
+        #: Bytes from the server and from clients, of all connections.
         self.received = 0
+        self.sent = 0
         self._tcp = TCPServer(self._serve)
         self.port = self._tcp.port
 
@@ -333,6 +336,11 @@ class Relay:
                 passed += len(data)
                 if down:
                     self.received += len(data)
+                else:
+                    self.sent += len(data)
+                most = max(self.received, self.sent)
+                if self.freeze_at is not None and most >= self.freeze_at:
+                    self.frozen.set()
                 dst.sendall(data)
                 if down and passed == self.limit and self.cuts != 0:
                     if self.cuts is not None:
