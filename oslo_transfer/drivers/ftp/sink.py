@@ -215,9 +215,9 @@ class FTPSink(base.Sink):
                 self._tidy()
             except exceptions.TransferError as exc:
                 LOG.warning(
-                    '%s: an incomplete upload is left beside it, with '
-                    '".oslo-part-" in its name: %s',
+                    '%s: the incomplete upload %r could not be deleted: %s',
                     self._where,
+                    self._temporary,
                     exc,
                 )
             finally:
