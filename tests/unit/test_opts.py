@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
+import pathlib
 import re
 
 from oslo_config import cfg
@@ -12,6 +14,7 @@ from oslo_config import types
 import pytest
 
 import oslo_transfer
+from oslo_transfer import datacenters
 from oslo_transfer import exceptions
 from oslo_transfer import opts
 from oslo_transfer import urlpolicy
@@ -199,6 +202,22 @@ def test_sample_configuration(tmp_path):
     for group, option in OPTIONS:
         assert f'[{group}]\n' in text
         assert re.search(f'^#?{option.dest} =', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize('name', ['sample.conf', 'choosing.conf'])
+def test_configurations_in_the_documentation(name):
+    """Every option in them exists, and every value can be used."""
+    file = pathlib.Path(__file__).parents[2] / 'doc/source/admin' / name
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[str(file)], default_config_dirs=[])
+    oslo_transfer.register_opts(conf)
+    datacenters.from_conf(conf)
+    parsed = configparser.ConfigParser(strict=True)
+    parsed.read(file)
+    for group in parsed.sections():
+        for option in parsed[group]:
+            assert conf[group][option] not in (None, [], {}), option
+    assert set(parsed.sections()) <= set(conf)
 
 
 # Whose configuration it is
