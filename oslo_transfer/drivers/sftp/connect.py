@@ -176,14 +176,14 @@ def connect(
     connection = wire.Wire(sock, ctx, where)
     transport = _transport(connection, ctx, known)
     try:
-        _step(
-            lambda: transport.start_client(timeout=ctx.connect_timeout),
+        key = _step(
+            lambda: _exchange_keys(transport, ctx),
             f'the key exchange with {endpoint.host}',
             ctx,
             connection,
             where,
         )
-        known.check(transport.get_remote_server_key().asbytes())
+        known.check(key)
         try:
             _step(
                 lambda: identity.log_in(transport),
@@ -261,6 +261,14 @@ def _transport(
         [each for each in options.key_types if each != 'ssh-rsa']
     )
     return transport
+
+
+def _exchange_keys(
+    transport: paramiko.Transport, ctx: _context.Context
+) -> bytes:
+    transport.start_client(timeout=ctx.connect_timeout)
+    key: bytes = transport.get_remote_server_key().asbytes()
+    return key
 
 
 def _open_channel(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import posixpath
 import secrets
 import threading
@@ -21,6 +22,8 @@ from oslo_transfer import exceptions
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer import endpoint as _endpoint
+
+LOG = logging.getLogger(__name__)
 
 # Seconds that cleaning up after a failure may take.
 _CLEAN_UP = 5.0
@@ -65,12 +68,13 @@ class SFTPSink(base.Sink):
         )
         self._lock = threading.Lock()
         self._ended = False
+        self._created = False
         session = connect.connect(endpoint, ctx)
         self._files = remote.Files(session, _session.Waiter(ctx, self._where))
         try:
             self._handle = self._create()
         except BaseException:
-            session.close()
+            self.abort(keep=False)
             raise
         self._writes = pipeline.Writes(self._files, self._handle)
 
@@ -92,6 +96,7 @@ class SFTPSink(base.Sink):
             | protocol.Open.EXCL,
             protocol.Attributes(mode=mode),
         )
+        self._created = True
         if self._size:
             # So that what was not written yet reads as zeros.
             files.set_size(handle, self._size)
@@ -204,8 +209,16 @@ class SFTPSink(base.Sink):
                 return
             self._ended = True
         self._files.waiter.close()
-        with contextlib.suppress(exceptions.TransferError):
-            self._clean_up()
+        if self._created:
+            try:
+                self._clean_up()
+            except exceptions.TransferError as exc:
+                LOG.warning(
+                    '%s: the temporary file %s may be left (%s)',
+                    self._where,
+                    posixpath.basename(self._part).decode('utf-8', 'replace'),
+                    exc,
+                )
         self._files.session.close()
 
     def _clean_up(self) -> None:

@@ -19,6 +19,8 @@ if typing.TYPE_CHECKING:
     from oslo_transfer import endpoint as _endpoint
 
 
+# No file system has larger files: offsets have a sign.
+_MAX_SIZE = (1 << 63) - 1
 # Seconds for a read to notice that its stream was closed.
 _PATIENCE = 0.5
 
@@ -71,9 +73,10 @@ class SFTPSource(base.Source):
             handle = files.open(self._path, protocol.Open.READ)
             found = files.fstat(handle)
             files.check_regular(found)
-            if found.size is None:
+            if found.size is None or found.size > _MAX_SIZE:
                 raise exceptions.ProtocolError(
-                    f'{self._where}: the server does not say its size'
+                    f'{self._where}: the server says that its size is '
+                    f'{found.size}'
                 )
             if self._version.size is None:
                 self._version = found

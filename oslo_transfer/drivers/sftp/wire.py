@@ -33,6 +33,10 @@ MAX_PACKET = 256 * 1024 + 1024
 _BUFFER = 2 * MAX_PACKET
 # What a server may send before its version (RFC 4253, 4.2, has no limit).
 _MAX_BANNER = 16 * 1024
+# OpenSSH's server holds a short packet back until we have acknowledged the
+# one before, which we would do after 40 ms only (RFC 896 and 1122).
+_QUICKACK: int | None = getattr(socket, 'TCP_QUICKACK', None)
+_SHORT = 4096
 _TAG = 16  # Of AES-GCM (RFC 5647, 5.1).
 
 
@@ -163,6 +167,9 @@ class Wire:
             self.ended = True
             raise EOFError('the server closed the connection')
         self._end += count
+        if count < _SHORT and _QUICKACK is not None:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def peek(self, count: int, skip: int = 0) -> memoryview:
         """Bytes of the buffer; valid until it is filled again."""
