@@ -25,6 +25,9 @@ class WaitingConformance(harness.Harness):
     driver. One that connects to a peer (POLICED) has to have them all.
     """
 
+    #: Seconds that opening a source takes at most.
+    open_seconds: float = _SILENCE
+
     def stalled(self) -> str | None:
         """An object that gives a few bytes and then no more."""
         return None
@@ -188,7 +191,7 @@ class WaitingConformance(harness.Harness):
         url = self.stalled()
         if url is None:
             return
-        end = time.monotonic() + 2 * _SILENCE
+        end = time.monotonic() + self.open_seconds + _SILENCE
         _stream, finish = self.reading(url, deadline=end)
         self.ends_with(exceptions.DeadlineExceeded, finish)
         self.assertGreaterEqual(time.monotonic(), end)
@@ -216,7 +219,7 @@ class WaitingConformance(harness.Harness):
                 event = threading.Event()
                 limit: typing.Any = event
                 if name == 'deadline':
-                    limit = time.monotonic() + _SILENCE
+                    limit = time.monotonic() + self.open_seconds
                 source = self.open(url, **{name: limit})
                 with source.stream(0, None) as stream:
                     stream.readinto(buffer)
@@ -224,7 +227,7 @@ class WaitingConformance(harness.Harness):
                     if name == 'deadline':
                         harness.wait_for(
                             lambda: time.monotonic() > limit,
-                            harness.PROMPT,
+                            self.open_seconds + harness.PROMPT,
                         )
                     self.assert_fails(kind, self.drain, stream)
                 source.close()
