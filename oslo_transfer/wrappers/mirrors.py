@@ -258,7 +258,9 @@ class MirroredSource(base.Source):
                 return
             self._streams.discard(stream)
             stream.mirror.ended(stream.pace)
-        self.ledger.note(stream.start, stream.position, stream.mirror)
+        # Bytes that are compared with others are noted if they replace them.
+        if not stream.spared:
+            self.ledger.note(stream.start, stream.position, stream.mirror)
 
     def shares(
         self, size: int, held: ranges.RangeSet
