@@ -14,6 +14,7 @@ from oslo_transfer import endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import urlpolicy
 from tests.servers import evil_ftp_lab
+from tests.servers import ftp_session
 from tests.servers import scripted_ftp
 
 pytestmark = pytest.mark.usefixtures('nothing_left')
@@ -178,3 +179,37 @@ def test_tls_from_the_first_byte(server, opened, monkeypatch):
     assert not server.seen('AUTH')
     assert all(each.secure for each in server.commands)
     assert server.reused == [True]
+
+
+def test_error_at_the_end_is_not_forgotten(server, opened):
+    """Who asks again after it does not find the end."""
+
+    def retrieve(session, argument):
+        conn = session.open_data()
+        session.deliver(conn, DATA)
+        ftp_session.finish(conn)
+        session.reply(451, 'The disk had errors.')
+
+    server.on('RETR', retrieve)
+    with opened() as source, source.stream(0, None) as stream:
+        buffer = bytearray(len(DATA))
+        left = len(DATA)
+        while left:
+            left -= stream.readinto(buffer)
+        for kind in (exceptions.Unavailable, exceptions.TransferError):
+            with pytest.raises(kind):
+                stream.readinto(buffer)
+
+
+def test_server_hangs_up_after_a_transfer(server, opened):
+    """Some do, without a word; the next stream has another login."""
+
+    def retrieve(session, argument):
+        session.default('RETR', argument)
+        session.hang_up()
+
+    server.on('RETR', retrieve)
+    with opened() as source:
+        for _ in range(2):
+            assert read(source) == DATA
+    assert server.connections == 2

@@ -191,17 +191,15 @@ class Control:
         self._lines = _Lines(watched)
         self._extended = True
         self.where = watched.where
+        #: The code of the latest reply.
+        self.latest = 0
 
     # Commands
 
-    def command(self, verb: str, argument: str = '') -> _reply.Reply:
+    def command(self, verb: str, argument: str | None = None) -> _reply.Reply:
         """Send a command and wait for its reply, whatever it says."""
-        self.send(verb, argument)
+        self._lines.putcmd(verb if argument is None else f'{verb} {argument}')
         return self.reply()
-
-    def send(self, verb: str, argument: str = '') -> None:
-        """Send a command."""
-        self._lines.putcmd(f'{verb} {argument}' if argument else verb)
 
     def reply(self) -> _reply.Reply:
         """Wait for a reply.
@@ -210,7 +208,9 @@ class Control:
         :raises Unavailable: the connection ended
         :raises ProtocolError: it is malformed or too long
         """
-        return _reply.parse(self._lines.read(), self.where)
+        found = _reply.parse(self._lines.read(), self.where)
+        self.latest = found.code
+        return found
 
     def early_reply(self, seconds: float = 0.0) -> _reply.Reply | None:
         """A reply that nobody asked for, if one is there in time."""

@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _DONE = (226, 250)
+_NOTHING_LISTED = (450, 550)
 # Seconds for taking a temporary file away: of a server that answers, and
 # where somebody waits for a cancel or for a server that does not.
 _TIDY_SECONDS = 5.0
@@ -86,15 +87,19 @@ class FTPSink(base.Sink):
             path = f'./{path}'  # Or it would be an option.
         try:
             listing = _transfer.Transfer(self._control, 'NLST', path)
-        except (exceptions.NotFound, exceptions.Unavailable):
-            return False
+        except exceptions.TransferError:
+            if self._control.latest in _NOTHING_LISTED:
+                return False
+            raise
         try:
             # The name itself is of no interest.
             found = listing.data.recv_into(memoryview(bytearray(1)))
         finally:
             listing.data.close()
         reply = self._control.reply()
-        return bool(found) and reply.kind in (2, 4)
+        if found or reply.code in (*_DONE, *_NOTHING_LISTED):
+            return bool(found)
+        raise self._control.error(reply, 'NLST')
 
     def _store(self) -> _transfer.Transfer:
         try:

@@ -104,15 +104,18 @@ class FTPStream(base.Stream):
     def _count(self, count: int, wanted: bool) -> int:
         if self._left is not None:
             self._left -= count
-        if self._left == 0 and not count and self._whole and not self._ended:
+        counted = self._left == 0 and self._whole
+        if not count and not self._ended and (wanted or counted):
+            try:
+                if counted:
+                    self._finish_counted()
+                else:
+                    self._finish()
+            except BaseException:
+                # Who asks again must not find the end.
+                self._transfer.shutdown()
+                raise
             self._ended = True
-            self._check_no_more()
-            self._finish_counted()
-        elif wanted and not count and not self._ended:
-            if self._left:
-                self._check_early_end()
-            self._ended = True
-            self._finish()
         return count
 
     def _check_open(self) -> None:
@@ -137,6 +140,7 @@ class FTPStream(base.Stream):
 
     def _finish_counted(self) -> None:
         """Read the reply to a transfer of which all bytes are there."""
+        self._check_no_more()
         self._end_data()
         try:
             code = self._transfer.control.reply().code
@@ -148,6 +152,8 @@ class FTPStream(base.Stream):
 
     def _finish(self) -> None:
         """The data has ended: only the reply tells whether it may."""
+        if self._left:
+            self._fail_early_end()
         self._end_data()
         code = self._transfer.control.reply().code
         if code not in _DONE:
@@ -159,7 +165,7 @@ class FTPStream(base.Stream):
         with contextlib.suppress(exceptions.Unavailable):
             self._transfer.data.end()
 
-    def _check_early_end(self) -> None:
+    def _fail_early_end(self) -> typing.NoReturn:
         """The data has ended, and this is too early."""
         reply = self._transfer.reason()
         text = f'{self._where}: the data ended {self._left} bytes too early'
@@ -185,7 +191,10 @@ class FTPStream(base.Stream):
         """Hand the control connection back, unless it is to be closed."""
         if not reusable:
             return
-        self._check(self._transfer.control)
+        try:
+            self._check(self._transfer.control)
+        except (exceptions.Unavailable, exceptions.Stalled):
+            return  # It hangs up after each transfer.
         with self._handing:
             if not self._stopped:
                 control, self._control = self._control, None
