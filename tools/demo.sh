@@ -17,8 +17,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly VENV=$PWD/.venv-demo
 
-# cryptography makes the certificate of the HTTPS server.
-make_venv "$VENV" 'cryptography>=43.0.0'
+# cryptography makes the certificate of the servers with TLS, pyftpdlib is
+# the FTP server, and has its TLS from pyopenssl.
+make_venv "$VENV" 'cryptography>=43.0.0' 'pyftpdlib>=2.1.0' \
+    'pyopenssl>=24.3.0'
 if is_root_on_debian && ! command -v mkfs.xfs >/dev/null; then
     apt_install xfsprogs || true
 fi

@@ -18,7 +18,7 @@ from demo import show
 from oslo_transfer import exceptions
 
 # Modules that register rows, in the order of the table.
-_THEMES = ('web', 'local')
+_THEMES = ('remote', 'web', 'mirrors', 'local')
 _HEAD = (
     'protocol',
     'what',
@@ -50,6 +50,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _cells(row: scene.Row) -> tuple[str, ...]:
+    if row.copied is None:
+        return (row.protocol, row.what, '(a plan)', *('' for _ in _HEAD[3:]))
     result = row.result
     strategy = result.strategy or '(nothing to do)'
     if result.method not in ('read', 'reflink'):
@@ -117,7 +119,8 @@ def main() -> None:
             print(f'{row.protocol}, {row.what}: {note}')
     for words in waiting:
         print(words)
-    print(f'\n{len(rows)} copies in {time.monotonic() - started:.0f} s')
+    copies = sum(row.copied is not None for row in rows)
+    print(f'\n{copies} copies in {time.monotonic() - started:.0f} s')
     if broken:
         sys.exit('\n'.join(f'BROKEN: {words}' for words in broken))
 

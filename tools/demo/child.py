@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import sys
 
+from demo import scene
 import oslo_transfer
 
 
 def main() -> None:
-    """Copy; the arguments are SRC, DST, the SHA-512 and bytes per second."""
-    src, dst, digest, rate = sys.argv[1:]
+    """Copy; the arguments are those of the function, as text.
+
+    SRC, DST, a file of the configuration, SHA-512, bytes per second.
+    """
+    src, dst, conf_file, digest, rate = sys.argv[1:]
     oslo_transfer.copy(
         src,
         dst,
+        conf=scene.configuration(conf_file),
         hash_algo='sha512',
         hash_value=digest,
         rate_limit=int(rate),

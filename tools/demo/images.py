@@ -56,17 +56,22 @@ def make_raw(path: pathlib.Path, size: int) -> Image:
     return describe(path)
 
 
-def make_corrupt(path: pathlib.Path, image: Image) -> None:
-    """Write the same image with one wrong bit in its first data."""
-    with open(image.path, 'rb') as source, open(path, 'wb') as file:
-        first = os.lseek(source.fileno(), MIB, os.SEEK_DATA)
+def make_corrupt(
+    path: pathlib.Path, image: Image, everywhere: bool = False
+) -> None:
+    """Write the same image with one wrong bit in its first data.
+
+    :param everywhere: in each MiB that has data, too
+    """
+    wrong = False
+    with open(path, 'wb') as file:
         for offset, block in _blocks(image.path):
+            if offset and not offset % MIB and (everywhere or not wrong):
+                block = bytes([block[0] ^ 1]) + block[1:]
+                wrong = True
             file.seek(offset)
             file.write(block)
         file.truncate(image.size)
-        source.seek(first)
-        file.seek(first)
-        file.write(bytes([source.read(1)[0] ^ 1]))
 
 
 def _partition_table(size: int) -> bytes:

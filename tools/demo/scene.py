@@ -16,8 +16,9 @@ from oslo_config import cfg
 
 from demo import certificate
 from demo import images
-from demo import server
+from demo import program
 from demo import show
+from demo import ssh
 import oslo_transfer
 from oslo_transfer import opts
 
@@ -36,15 +37,24 @@ class Row:
 
     :ivar protocol: the source's, or that of an upload
     :ivar what: which case
-    :ivar result: what the library says
+    :ivar copied: what the library says; None where nothing was copied
     :ivar notes: more, to be shown below the table
     """
 
     protocol: str
     what: str
-    result: oslo_transfer.TransferResult
+    copied: oslo_transfer.TransferResult | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def result(self) -> oslo_transfer.TransferResult:
+        """The same, where something was copied."""
+        assert self.copied is not None
+        return self.copied
+
+
+#: Those that have a server here.
+PROTOCOLS = ('http', 'https', 'ftp', 'ftps', 'sftp')
 
 Act = Callable[['Scene'], Iterator[Row]]
 
@@ -60,6 +70,14 @@ def act(title: str) -> Callable[[Act], Act]:
         return function
 
     return register
+
+
+def configuration(path: str | pathlib.Path) -> cfg.ConfigOpts:
+    """A configuration from a file, and from nowhere else."""
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[str(path)], default_config_dirs=[])
+    opts.register_opts(conf)
+    return conf
 
 
 class Scene:
@@ -84,6 +102,7 @@ class Scene:
             self.copies = self.root / 'copies'
             self.served.mkdir()
             self.copies.mkdir()
+            self._ssh.mkdir()
             self.raw = images.make_raw(self.served / 'disk.raw', self._size)
             self.qcow2 = images.make_qcow2(
                 self.served / 'disk.qcow2', self.raw
@@ -101,35 +120,76 @@ class Scene:
 
     # Servers, started when they are first needed
 
-    def start(self, *options: str) -> str:
-        """Serve the images until the end; returns the URL."""
-        started = server.Server(self.served, *options)
-        return self._stack.enter_context(contextlib.closing(started)).url
+    def url(self, protocol: str) -> str:
+        """Where a server shows the images."""
+        found: str = getattr(self, protocol)
+        return found
+
+    def serve(self, scheme: str, module: str, *options: str) -> str:
+        """Start a server of the images; returns the URL."""
+        started = self._start(module, *options, str(self.served))
+        return f'{scheme}://localhost:{started.port}'
+
+    def _start(self, module: str, *arguments: str) -> program.Program:
+        return self._stack.enter_context(
+            contextlib.closing(program.Program(module, *arguments))
+        )
 
     @functools.cached_property
     def http(self) -> str:
         """The URL of the HTTP server."""
-        return self.start()
-
-    @functools.cached_property
-    def _certificates(self) -> tuple[pathlib.Path, pathlib.Path]:
-        return certificate.make(self.root)
+        return self.serve('http', 'server')
 
     @functools.cached_property
     def https(self) -> str:
         """The URL of the HTTPS server."""
-        return self.start('--certificate', str(self._certificates[0]))
+        return self.serve('https', 'server', '--certificate', self._pem)
+
+    @functools.cached_property
+    def ftp(self) -> str:
+        """The URL of the FTP server."""
+        return self.serve('ftp', 'ftpserver')
+
+    @functools.cached_property
+    def ftps(self) -> str:
+        """The URL of the FTP server with TLS."""
+        return self.serve('ftps', 'ftpserver', '--certificate', self._pem)
+
+    @functools.cached_property
+    def sftp(self) -> str:
+        """The URL of the directory on the SFTP server."""
+        started = ssh.start(self._ssh)
+        self.undo(started.close)
+        self.sftp_server = started.name
+        return f'sftp://127.0.0.1:{started.port}{self.served}'
+
+    @functools.cached_property
+    def _pem(self) -> str:
+        return str(certificate.make(self.root)[0])
+
+    @property
+    def _ssh(self) -> pathlib.Path:
+        return self.root / 'ssh'
+
+    @functools.cached_property
+    def conf_file(self) -> pathlib.Path:
+        """A configuration that trusts the servers, and is let in."""
+        path = self.root / 'transfer.conf'
+        path.write_text(
+            f'[oslo_transfer_http]\n'
+            f'ca_file = {self.root}/ca.pem\n'
+            f'[oslo_transfer_ftp]\n'
+            f'ca_file = {self.root}/ca.pem\n'
+            f'[oslo_transfer_sftp]\n'
+            f'known_hosts_file = {self._ssh}/known_hosts\n'
+            f'private_key_file = {self._ssh}/client\n'
+        )
+        return path
 
     @functools.cached_property
     def conf(self) -> cfg.ConfigOpts:
-        """A configuration that trusts the HTTPS server."""
-        conf = cfg.ConfigOpts()
-        conf([], default_config_files=[], default_config_dirs=[])
-        opts.register_opts(conf)
-        conf.set_override(
-            'ca_file', str(self._certificates[1]), 'oslo_transfer_http'
-        )
-        return conf
+        """The same, read."""
+        return configuration(self.conf_file)
 
     def undo(self, function: Callable[[], object]) -> None:
         """Have something done at the end."""

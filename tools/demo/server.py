@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small HTTP and HTTPS server of a directory, with ranges and PUT.
 
-Run as a program it prints its port and serves until its input ends, so
-that it cannot outlive the demonstration.
+A program, see :class:`demo.program.Program`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import os
 import pathlib
 import re
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -23,31 +21,6 @@ import typing
 
 _BLOCK = 1 << 20
 _TICK = 0.005
-
-
-class Server:
-    """Runs the server in a process of its own.
-
-    :param root: the directory that it serves
-    :param options: those of the program
-    """
-
-    def __init__(self, root: pathlib.Path, *options: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, '-m', 'demo.server', *options, str(root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout
-        port = self._process.stdout.readline().strip()
-        scheme = 'https' if '--certificate' in options else 'http'
-        #: Where the directory is.
-        self.url = f'{scheme}://localhost:{port}'
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

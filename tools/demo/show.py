@@ -63,6 +63,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         numbers = all(
             cell.replace('.', '').replace(',', '').isdigit()
             for cell in column[1:]
+            if cell
         )
         padded.append(
             [
