@@ -153,12 +153,17 @@ def close(connection: wire.Wire, transport: paramiko.Transport) -> None:
 
 
 def connect(
-    endpoint: _endpoint.Endpoint, ctx: _context.Context
+    endpoint: _endpoint.Endpoint,
+    ctx: _context.Context,
+    *,
+    renewed: bool = False,
 ) -> session.Session:
     """Connect, see who the server is, log in, and start SFTP.
 
     Blocks for at most ``ctx.connect_timeout`` for each of these steps.
+    Refused credentials are tried once more if they can be renewed.
 
+    :param renewed: they were
     :raises AccessDenied: the host key is not the known one, or no login
         was taken
     :raises ConfigurationError: an option cannot be used
@@ -193,11 +198,14 @@ def connect(
                 where,
             )
         except exceptions.AccessDenied as exc:
-            if not connection.ended:
+            if connection.ended:
+                raise exceptions.Unavailable(
+                    f'{where}: the connection broke during the login'
+                ) from exc
+            if renewed or not (ctx.credentials and ctx.credentials.refresh()):
                 raise
-            raise exceptions.Unavailable(
-                f'{where}: the connection broke during the login'
-            ) from exc
+            close(connection, transport)
+            return connect(endpoint, ctx, renewed=True)
         transport.set_keepalive(_KEEPALIVE)
         channel = _step(
             lambda: _open_channel(transport, ctx),
