@@ -18,6 +18,8 @@ if typing.TYPE_CHECKING:
 
 #: The most seconds that a location goes behind the others.
 LONGEST_REST = 600.0
+# Failures within so many seconds are one: a copy tries again by itself.
+_AT_ONCE = 10.0
 # How long a connect time says something, in seconds.
 _FRESH = 600.0
 # The weight of the newest connect time.
@@ -33,7 +35,7 @@ class Failure:
     """What happened at a location, or at a host.
 
     :ivar count: failures in a row
-    :ivar at: ``time.monotonic()`` of the last one
+    :ivar at: ``time.monotonic()`` of the last one that counted
     :ivar until: not to be asked before this; the host has said so
     :ivar reason: the last error
     """
@@ -120,14 +122,16 @@ class Failures:
         now = time.monotonic()
         with self._lock:
             before = self._entries.pop(key, None)
+            count, at, until = 1, now, 0.0
+            if before is not None:
+                again = now >= before.at + _AT_ONCE
+                count = before.count + again
+                at = now if again else before.at
+                until = before.until
+            if error.retry_after:
+                until = max(until, now + error.retry_after)
             self._entries[key] = Failure(
-                count=before.count + 1 if before else 1,
-                at=now,
-                until=max(
-                    before.until if before else 0.0,
-                    now + error.retry_after if error.retry_after else 0.0,
-                ),
-                reason=str(error)[:_LONGEST_REASON],
+                count, at, until, str(error)[:_LONGEST_REASON]
             )
             if len(self._entries) > _MOST_ENTRIES:
                 self._entries.popitem(last=False)

@@ -121,7 +121,8 @@ def test_rest_doubles_with_each_failure_in_a_row(clock, locations, end_of):
     for seconds in (60, 120, 240, 480, 600, 600):
         locations.failed(end, unavailable())
         assert locations.rest(end, 60) == seconds
-    clock.now += 599
+        clock.now += 10
+    clock.now += 589
     assert locations.rest(end, 60) == pytest.approx(1)
     clock.now += 1
     assert locations.last(end, 60) is None
@@ -170,6 +171,15 @@ def test_what_is_no_fault_of_the_location_does_not(locations, end_of, error):
     end = end_of('http://host/image')
     locations.failed(end, error)
     assert locations.last(end, 60) is None
+
+
+def test_retries_of_one_copy_are_one_failure(clock, locations, end_of):
+    end = end_of('http://host/image')
+    for _ in range(9):
+        locations.failed(end, unavailable())
+        locations.unreachable(end.address, unavailable())
+        clock.now += 1
+    assert locations.rest(end, 60) == 60 - 9
 
 
 def test_retry_after_is_for_the_host_and_kept(clock, locations, end_of):
