@@ -255,6 +255,8 @@ def _measure(
         while thread.is_alive() and time.monotonic() < until:
             ctx.check()
             thread.join(0.05)
+    # A probe that ends for this reason ends the wait above, too.
+    ctx.check()
     for _end, address in unknown:
         if times.get(address) is None:
             # Not to be waited for again by the next copy.
