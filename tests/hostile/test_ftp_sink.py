@@ -159,6 +159,30 @@ def test_taken_meanwhile(server, conf, file):
     assert server.files == {'up': OLD}
 
 
+@pytest.mark.parametrize('listing', [b'', b'../../etc/passwd -> /\r\n'])
+def test_listing(listing, server, conf, file):
+    """F-23: that a name is taken is all that a listing can say."""
+    for verb in ('SIZE', 'MDTM'):
+        server.on(verb, evil_ftp_lab.refuse(502, 'No.'))
+
+    def names(session, _argument):
+        conn = session.open_data()
+        if session.deliver(conn, listing * 1_000_000):  # Without end.
+            ftp_session.finish(conn)
+            session.reply(226, 'Done.')
+        else:
+            session.reply(426, 'Broken.')
+
+    server.on('NLST', names)
+    if listing:
+        with pytest.raises(exceptions.AlreadyExists):
+            oslo_transfer.copy(file, target(server), conf=conf)
+        assert not server.seen('STOR')
+    else:
+        oslo_transfer.copy(file, target(server), conf=conf)
+        assert server.files == {'up': DATA}
+
+
 def test_two_at_once(server, conf, file):
     """Each has a temporary name of its own."""
     errors = []

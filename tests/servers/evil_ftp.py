@@ -4,12 +4,14 @@
 from tests.servers import evil_ftp_control
 from tests.servers import evil_ftp_data
 from tests.servers import evil_ftp_lab
+from tests.servers import evil_ftp_passive
 from tests.servers import evil_ftp_resume
 from tests.servers import evil_ftp_tls
 
 THEMES = (
     evil_ftp_control,
     evil_ftp_data,
+    evil_ftp_passive,
     evil_ftp_resume,
     evil_ftp_tls,
 )
