@@ -75,7 +75,7 @@ class Identity:
         if not transport.is_authenticated():
             raise exceptions.AccessDenied(
                 f'{self._host} refuses the login; tried: '
-                f'{", ".join(tried) or "nothing"}; the server allows: '
+                f'{", ".join(dict.fromkeys(tried)) or "nothing"}; the server allows: '
                 f'{", ".join(allowed) or "nothing"}'
             )
 

@@ -240,10 +240,14 @@ class Session:
                     continue
                 data = data[count:]
                 waiter.count(time.monotonic() - started, count)
-        except BaseException as exc:
+        except exceptions.TransferError as exc:
             # Half a request makes the rest of the session useless.
-            if isinstance(exc, exceptions.TransferError):
-                self._break(exc)
+            self._break(exc)
+            raise
+        except BaseException:
+            self._break(
+                exceptions.TransferCancelled(f'{self.where}: interrupted')
+            )
             raise
         finally:
             self._sending.release()

@@ -26,7 +26,7 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 # Seconds that cleaning up after a failure may take.
-_CLEAN_UP = 5.0
+_CLEAN_UP = 2.0
 # So that the temporary name is not longer than file systems allow.
 _NAME_BYTES = 200
 
