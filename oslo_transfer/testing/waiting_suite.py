@@ -191,7 +191,7 @@ class WaitingConformance(harness.Harness):
         url = self.stalled()
         if url is None:
             return
-        end = time.monotonic() + self.open_seconds + _SILENCE
+        end = time.monotonic() + max(2 * _SILENCE, self.open_seconds)
         _stream, finish = self.reading(url, deadline=end)
         self.ends_with(exceptions.DeadlineExceeded, finish)
         self.assertGreaterEqual(time.monotonic(), end)

@@ -35,7 +35,7 @@ class OpenSSHHooks(conformance.Harness):
 
     driver_class = driver.SFTPDriver
     # sshd starts two processes for a connection.
-    open_seconds = 1.0
+    open_seconds = 0.8
 
     root: pathlib.Path
     server: openssh.OpenSSH

@@ -18,9 +18,6 @@ import pytest
 import oslo_transfer
 from oslo_transfer import exceptions
 from tests.servers import evil_sftp
-from tests.servers import evil_sftp_read  # noqa: F401  registers rows
-from tests.servers import evil_sftp_write
-from tests.servers import evil_ssh  # noqa: F401  registers rows
 from tests.servers import resource
 from tests.servers import sftp_session
 
@@ -112,20 +109,20 @@ def test_server_cannot_corrupt(
     assert evil_sftp.PASSWORD not in caplog.text
 
 
-@pytest.mark.parametrize('key', evil_sftp_write.UPLOADS)
+@pytest.mark.parametrize('key', evil_sftp.UPLOADS)
 def test_server_cannot_fake_an_upload(
     key, conf, tmp_path, caplog, nothing_left
 ):
     """All of it is there, or an error; never a part under the name."""
     caplog.set_level(logging.DEBUG)
-    row = evil_sftp_write.UPLOADS[key]
+    row = evil_sftp.UPLOADS[key]
     src = tmp_path / 'image'
     # More than may be on its way.
     data = resource.pattern(evil_sftp.SIZE)
     src.write_bytes(data)
     store = sftp_session.Store()
     if row.old is not None:
-        store.files[evil_sftp_write.TARGET] = sftp_session.File(row.old)
+        store.files[evil_sftp.TARGET] = sftp_session.File(row.old)
     error = None
     with contextlib.ExitStack() as stack:
         server = evil_sftp.serve(stack, store, row.session)
@@ -134,7 +131,7 @@ def test_server_cannot_fake_an_upload(
         try:
             oslo_transfer.copy(
                 src,
-                server.url(evil_sftp_write.TARGET),
+                server.url(evil_sftp.TARGET),
                 conf=conf,
                 overwrite=row.old is not None,
             )
@@ -142,7 +139,7 @@ def test_server_cannot_fake_an_upload(
             error = exc
         elapsed = time.monotonic() - started
     detail = f'{row.title}: {error!r}'
-    found = store.files.pop(evil_sftp_write.TARGET, None)
+    found = store.files.pop(evil_sftp.TARGET, None)
     if row.expect != 'ok_or_fail':
         assert (error is None) == (row.expect == 'ok'), detail
     if error is None:
@@ -254,3 +251,18 @@ def test_no_thread_is_left(key, conf, tmp_path, nothing_left):
                 if thread.name.startswith('oslo-transfer')
             ]
             assert not ours
+
+
+def test_rows():
+    """Each row of the notes that a server can be asked for has a case."""
+    rows = {'-'.join(key.split('-')[:2]) for key in evil_sftp.ROWS}
+    # The others need an sshd, see tests/functional/test_openssh.py.
+    for number in (1, 2, 4, 5, 9, 10, 13, 16, 17, 18, 19, 20):
+        assert f'S-{number:02}' in rows
+    blind = {
+        row.id
+        for row in evil_sftp.ROWS.values()
+        if row.expect == 'undetectable'
+    }
+    assert blind == {'S-10-smaller', 'S-10-zero', 'S-13-swapped'}
+    assert len(evil_sftp.ROWS) > 100

@@ -13,11 +13,15 @@ from typing import Any
 
 import paramiko
 
-from tests.servers import evil_sftp
+from tests.servers import evil_sftp_lab
 from tests.servers import scripted_ssh
 from tests.servers import sftp_session
 
-FAIL, OK, OK_OR_FAIL = evil_sftp.FAIL, evil_sftp.OK, evil_sftp.OK_OR_FAIL
+FAIL, OK, OK_OR_FAIL = (
+    evil_sftp_lab.FAIL,
+    evil_sftp_lab.OK,
+    evil_sftp_lab.OK_OR_FAIL,
+)
 DENIED: dict[str, Any] = {'errors': 'AccessDenied'}
 AWAY: dict[str, Any] = {'errors': 'Unavailable Stalled ProtocolError'}
 # Nobody gets so far that a digest would matter.
@@ -39,10 +43,12 @@ def plain(payload: bytes) -> bytes:
 
 
 def _tcp(key: str, title: str, script: Any, **fields: Any) -> None:
-    def start(stack: contextlib.ExitStack, data: bytes) -> evil_sftp.Server:
+    def start(
+        stack: contextlib.ExitStack, data: bytes
+    ) -> evil_sftp_lab.Server:
         return stack.enter_context(scripted_ssh.TCPServer(script))
 
-    evil_sftp.add(key, title, FAIL, start, **ONCE, **{**AWAY, **fields})
+    evil_sftp_lab.add(key, title, FAIL, start, **ONCE, **{**AWAY, **fields})
 
 
 def _says(*parts: bytes, then_close: bool = False) -> Any:
@@ -118,7 +124,9 @@ def _ssh(
     subsystem: bool = True,
     **fields: Any,
 ) -> None:
-    def start(stack: contextlib.ExitStack, data: bytes) -> evil_sftp.Server:
+    def start(
+        stack: contextlib.ExitStack, data: bytes
+    ) -> evil_sftp_lab.Server:
         store = sftp_session.Store(data)
         return stack.enter_context(
             scripted_ssh.SSHServer(
@@ -128,7 +136,7 @@ def _ssh(
             )
         )
 
-    evil_sftp.add(key, title, expect, start, **ONCE, **fields)
+    evil_sftp_lab.add(key, title, expect, start, **ONCE, **fields)
 
 
 def _override(**methods: Any) -> type[scripted_ssh.Connection]:
@@ -223,14 +231,16 @@ class _Changed(scripted_ssh.SSHServer):
 
 
 def _host_key(key: str, title: str, cls: type[scripted_ssh.SSHServer]) -> None:
-    def start(stack: contextlib.ExitStack, data: bytes) -> evil_sftp.Server:
+    def start(
+        stack: contextlib.ExitStack, data: bytes
+    ) -> evil_sftp_lab.Server:
         subsystem = sftp_session.Store(data).subsystem(sftp_session.Session)
         server = stack.enter_context(cls(subsystem))
         # Nothing is shown to a stranger.
         stack.callback(lambda: _assert_no_attempt(server))
         return server
 
-    evil_sftp.add(key, title, FAIL, start, **ONCE, **DENIED)
+    evil_sftp_lab.add(key, title, FAIL, start, **ONCE, **DENIED)
 
 
 def _assert_no_attempt(server: scripted_ssh.SSHServer) -> None:
@@ -273,11 +283,11 @@ def _between(
     **fields: Any,
 ) -> None:
     def start(stack: contextlib.ExitStack, data: bytes) -> Any:
-        server = evil_sftp.serve(stack, sftp_session.Store(data))
+        server = evil_sftp_lab.serve(stack, sftp_session.Store(data))
         relay = scripted_ssh.Relay(server.port, change)
         return _Between(server, stack.enter_context(relay))
 
-    evil_sftp.add(key, title, expect, start, **ONCE, **fields)
+    evil_sftp_lab.add(key, title, expect, start, **ONCE, **fields)
 
 
 class _Terrapin:
@@ -343,7 +353,7 @@ class _Chatter(sftp_session.Session):
             self.connection.transport.send_ignore(100)
 
 
-evil_sftp.session(
+evil_sftp_lab.session(
     'S-19-chatter',
     'packets to ignore instead of data',
     FAIL,
