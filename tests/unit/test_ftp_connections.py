@@ -164,6 +164,13 @@ def test_patience_is_asked_for(server, opened):
         assert read(source) == DATA
 
 
+def test_patience_is_asked_for_without_end(server, opened):
+    """Once is enough."""
+    server.on('CONNECT', evil_ftp_lab.raw(b'120 Soon.\r\n' * 1000))
+    with pytest.raises(exceptions.ProtocolError):
+        opened()
+
+
 @pytest.mark.parametrize('server', ['ftps'], indirect=True)
 def test_tls_from_the_first_byte(server, opened, monkeypatch):
     """At port 990, before the greeting."""

@@ -236,7 +236,7 @@ class Control:
         if self._tls is not None and implicit:
             self._secure()
         reply = self.reply()
-        while reply.code == 120:  # It is busy, and says so.
+        if reply.code == 120:  # It is busy, and says so once.
             reply = self.reply()
         if reply.code != 220:
             raise self.error(reply, 'the connection')

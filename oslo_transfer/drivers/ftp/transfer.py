@@ -94,7 +94,11 @@ class Transfer:
         """What the server says about data that it dropped, if anything."""
         try:
             return self.control.early_reply(_REASON_SECONDS)
-        except (exceptions.Unavailable, exceptions.ProtocolError):
+        except (
+            exceptions.Unavailable,
+            exceptions.Stalled,
+            exceptions.ProtocolError,
+        ):
             return None
 
     def shutdown(self) -> None:
