@@ -141,6 +141,22 @@ def test_rows():
     assert blind == {'F-13-nosize'}
 
 
+@pytest.mark.parametrize(
+    'key', ['F-13', 'F-13-nothing', 'F-22-shrinks', 'F-29', 'F-29-nosize']
+)
+def test_stream_is_never_short(key, conf, certs):
+    """The driver itself raises, whoever may count the bytes after it."""
+    conf.set_override('max_retries', 0, group='oslo_transfer')
+    with evil_ftp.Lab(certs) as lab:
+        url = evil_ftp.BEHAVIOURS[key].install(lab, DATA)
+        location = oslo_transfer.Location(url, credentials=LOGIN)
+        with oslo_transfer.open_source(location, conf=conf) as source:
+            with source.stream(0, None) as stream:
+                with pytest.raises(exceptions.TransferError):
+                    while stream.readinto(bytearray(64 * KIB)):
+                        pass
+
+
 # F-06: what cannot be sent
 
 

@@ -126,6 +126,20 @@ def test_upload(digest, server, conf, file):
     assert result.bytes_written == len(DATA)
 
 
+@pytest.mark.parametrize('key', ['early-0', 'early-426', 'early-552'])
+def test_early_refusal_saves_bytes(key, server, conf, tmp_path):
+    """Nothing more is sent to a server that has said no."""
+    row = evil_ftp_stor.UPLOADS[key]
+    server.on(row.verb, row.step)
+    large = tmp_path / 'large'
+    large.write_bytes(DATA * 5)
+    with pytest.raises(row.errors):
+        oslo_transfer.copy(large, target(server), conf=conf)
+    settle(server)
+    # More than the kernel had taken by then.
+    assert server.received < len(DATA) * 4
+
+
 def test_wrong_digest(server, conf, file):
     """What turns out to be something else never gets the name."""
     wrong = {**DIGEST, 'hash_value': '0' * 64}

@@ -375,6 +375,7 @@ class Session:
                 if not piece:
                     break
                 taken += piece
+                self.server.received += len(piece)
         except OSError:
             conn.release()
             return False

@@ -57,6 +57,8 @@ class ScriptedFTPServer:
         #: Bytes that left on data connections, and on control ones.
         self.sent = 0
         self.told = 0
+        #: Bytes of uploads that were read.
+        self.received = 0
         #: Passwords that came without TLS.
         self.in_clear: list[str] = []
         #: Bugs in steps, and TLS handshakes that failed.
