@@ -34,9 +34,10 @@ class Mirror:
 
     :param end: the location
     :param index: its place in the order
+    :param rest: seconds for which it is better left alone
     """
 
-    def __init__(self, end: ends.End, index: int) -> None:
+    def __init__(self, end: ends.End, index: int, rest: float) -> None:
         self.end = end
         self.index = index
         self.name = str(end)
@@ -46,7 +47,7 @@ class Mirror:
         #: Bytes per second of waiting, of one stream; None if not known.
         self._rate: float | None = None
         self._failures = 0
-        self._rests_until = 0.0
+        self._rests_until = time.monotonic() + rest
         #: Much slower than another one: used if nothing else is left.
         self.slow = False
         #: It is of no use any more.

@@ -21,6 +21,7 @@ from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
 from oslo_transfer import ranges
+from oslo_transfer import shared
 from oslo_transfer.wrappers import ledger as _ledger
 from oslo_transfer.wrappers import mirror as _mirror
 from oslo_transfer.wrappers import referee
@@ -45,8 +46,11 @@ class MirroredSource(base.Source):
         size: int | None,
         most: int,
     ) -> None:
+        memory = shared.current().locations
+        backoff: float = ctx.conf.oslo_transfer.location_backoff
         self.mirrors = [
-            _mirror.Mirror(end, index) for index, end in enumerate(locations)
+            _mirror.Mirror(end, index, memory.rest(end, backoff))
+            for index, end in enumerate(locations)
         ]
         self._opener = opener
         self._ctx = ctx

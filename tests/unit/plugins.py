@@ -53,7 +53,7 @@ def run(
             **os.environ,
             'PYTHONPATH': os.pathsep.join(filter(None, paths)),
             # stevedore keeps what it finds.
-            'XDG_CACHE_HOME': str(path or '/nonexistent'),
+            'XDG_CACHE_HOME': str(path or '/dev/null'),
             **environment,
         },
         capture_output=True,

@@ -16,7 +16,9 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer.drivers import base
+from oslo_transfer import ends
 from oslo_transfer import exceptions
+from oslo_transfer import shared
 from oslo_transfer.testing import faults
 from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import harness
@@ -323,6 +325,15 @@ def test_first_location_without_a_size(copy, put):
 def test_first_location_without_a_size_that_breaks(copy, put):
     unknown, good = put(sized=False, fail_at=MIB), put(**STEADY)
     assert copy([unknown, good]).source == good
+
+
+def test_location_that_asked_for_rest_is_not_used_beside_others(
+    transfer, put, copy
+):
+    urls = [put(**STEADY), put(**STEADY), put(**STEADY)]
+    end = ends.end_of(urls[1], lambda scheme: transfer.store.driver_class())
+    shared.current().locations.failed(end, exceptions.Unavailable('busy'))
+    assert set(copy(urls).bytes_by_location) == {urls[0], urls[2]}
 
 
 def test_cancel_ends_all_streams(transfer, put, tmp_path):
