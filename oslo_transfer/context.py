@@ -131,6 +131,8 @@ class Context:
         function: Callable[[], typing.Any],
         name: str,
         timeout: float | None = None,
+        *,
+        cooperative: bool = False,
     ) -> typing.Any:
         """Run a call that cannot be interrupted, and stay interruptible.
 
@@ -140,9 +142,11 @@ class Context:
 
         :param name: says what it does, for the error
         :param timeout: seconds, or None to wait for as long as it takes
+        :param cooperative: it waits by Python's locks and sockets only, so
+            that a green thread can run it
         :raises Unavailable: it took longer than ``timeout``
         """
-        if _threads_are_green():
+        if _threads_are_green() and not cooperative:
             # A green thread would block its hub in C code; a real thread
             # of eventlet's own pool does not.
             tpool = importlib.import_module('eventlet.tpool')

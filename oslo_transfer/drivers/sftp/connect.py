@@ -237,7 +237,7 @@ def _step(
     the connection.
     """
     try:
-        return ctx.call(function, name, ctx.connect_timeout)
+        return ctx.call(function, name, ctx.connect_timeout, cooperative=True)
     except exceptions.TransferError:
         raise
     except Exception as exc:

@@ -75,8 +75,8 @@ class Identity:
         if not transport.is_authenticated():
             raise exceptions.AccessDenied(
                 f'{self._host} refuses the login; tried: '
-                f'{", ".join(dict.fromkeys(tried)) or "nothing"}; the server allows: '
-                f'{", ".join(allowed) or "nothing"}'
+                f'{", ".join(dict.fromkeys(tried)) or "nothing"}; '
+                f'the server allows: {", ".join(allowed) or "nothing"}'
             )
 
     def _ways(
