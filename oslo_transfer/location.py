@@ -79,8 +79,12 @@ def as_location(value: typing.Any) -> Location:
 
 
 def unique(locations: Iterable[Location]) -> tuple[Location, ...]:
-    """Drop locations whose URL came before, keeping the order."""
-    first: dict[str, Location] = {}
+    """Drop locations that came before, keeping the order.
+
+    The same URL with other credentials is another one: they may be let in.
+    """
+    first: dict[tuple[str, int], Location] = {}
     for location in locations:
-        first.setdefault(location.url, location)
+        who = id(location.credentials)
+        first.setdefault((location.url, who), location)
     return tuple(first.values())

@@ -89,6 +89,16 @@ def test_unique_keeps_the_first_and_the_order():
     assert found[0].metadata == {'store': 'x'}
 
 
+def test_unique_keeps_other_credentials():
+    login = credentials.LoginCredentials('user', 'password')
+    plain, mine = (
+        oslo_transfer.Location('http://b/', credentials=each)
+        for each in (None, login)
+    )
+    again = oslo_transfer.Location('http://b/', credentials=login)
+    assert location.unique([plain, mine, again]) == (plain, mine)
+
+
 # Credentials
 
 
