@@ -28,6 +28,10 @@ if typing.TYPE_CHECKING:
     from oslo_transfer.wrappers import mirror as _mirror
 
 
+# No file can be larger.
+_MOST = (1 << 63) - 1
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Received:
     """What came of a copy.
@@ -86,6 +90,8 @@ class Receiver:
         self.started = False
         #: Bytes that were fetched and then dropped.
         self.wasted = 0
+        # The destination has a file descriptor.
+        self._local = True
         # The system said once that bytes which were written are lost.
         self._lost = False
 
@@ -126,6 +132,10 @@ class Receiver:
     def _check_promises(self, source: base.Source) -> None:
         """Compare what the source says of itself, before any byte."""
         expected = self._request.expected_size
+        if source.size is not None and source.size > _MOST:
+            raise exceptions.ProtocolError(
+                f'{self._where} says that it has {source.size} bytes'
+            )
         if source.size is not None:
             if expected is not None and source.size != expected:
                 raise exceptions.SizeMismatch(
@@ -165,6 +175,7 @@ class Receiver:
         sink = self._landing.open_sink(
             size=source.size, resume=bool(held.total)
         )
+        self._local = sink.fd is not None
         # What is held stays held if the copy does not even begin.
         keep = held.total > 0
         digester: _digest.Digester | None = None
@@ -278,7 +289,12 @@ class Receiver:
 
     def _flush(self, sink: base.Sink) -> None:
         try:
-            self._ctx.call(sink.sync, 'flushing the destination')
+            self._ctx.call(
+                sink.sync,
+                'flushing the destination',
+                # Only fsync blocks in C; what is remote waits by sockets.
+                cooperative=not self._local,
+            )
         except (exceptions.TransferCancelled, exceptions.DeadlineExceeded):
             raise
         except exceptions.TransferError:

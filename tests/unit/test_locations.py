@@ -10,6 +10,7 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer import exceptions
+from oslo_transfer.testing import fixtures
 from tests.servers import http
 from tests.servers import resource
 
@@ -398,3 +399,11 @@ def test_file_object_comes_after_the_locations(conf, server, dst):
     assert dst.read_bytes() == DATA
     assert found.source == '<BytesIO>'
     assert given_up(found.attempts) == [(server.url('/none'), 'NotFound')]
+
+
+def test_size_that_no_file_has(conf, dst):
+    with fixtures.Transfer() as transfer:
+        url = transfer.store.put('memory://a/b', size=1 << 63, runs={})
+        with pytest.raises(exceptions.ProtocolError, match=str(1 << 63)):
+            oslo_transfer.copy(url, dst, conf=transfer.conf)
+    assert os.listdir(dst.parent) == []
