@@ -151,12 +151,18 @@ class Faults(OpenSSHHooks):
 
     def broken(self, data, at):
         class Broken(sftp_session.Session):
+            batches = True
+            over = False
+
             def read_data(self, request, data, offset, length):
-                if offset + len(data) >= at:
+                if not self.over:
                     self.data(request, data[: at - offset])
+                    self.over = offset + len(data) >= at
+
+            def idle(self):
+                # Not before the stream is there: it must not fail itself.
+                if self.over:
                     self.connection.reset()
-                else:
-                    self.data(request, data)
 
         return self.scripted(Broken, data).url()
 

@@ -45,6 +45,13 @@ class Row:
     path: str = '/image'
     seconds: float = 8.0
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Return the facts to run it with; a size often tells nothing."""
+        if self.with_size is None and self.versions is None:
+            return tuple(each for each in self.facts if each != 'size')
+        return self.facts
+
     def expects(self, facts: str) -> str:
         """Return what must happen with facts none, size or digest."""
         size = self.with_size or self.expect

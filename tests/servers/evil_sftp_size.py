@@ -116,10 +116,7 @@ def _size(key: str, title: str, size: int, expect: str, **fields: Any) -> None:
     )
 
 
-_size(
-    'S-10-smaller', 'STAT tells half', HALF, UNDETECTABLE,
-    with_size=FAIL, versions=lambda data: (data[:HALF],),
-)  # fmt: skip
+_size('S-10-smaller', 'STAT tells half', HALF, FAIL)
 _size('S-10-larger', 'STAT tells twice as much', HALF * 4, FAIL)
 _size('S-10-zero', 'STAT tells 0', 0, UNDETECTABLE, with_size=FAIL)
 _size('S-10-huge', 'STAT tells 2^63', 1 << 63, FAIL)
@@ -192,6 +189,17 @@ class Disguised(Changing):
 
     def change(self, file: sftp_session.File) -> None:
         file.data = evil_sftp_lab.other(file.data)
+
+
+@row(
+    'S-10-rewritten',
+    'other bytes are written into it while it is read',
+    OK_OR_FAIL,
+    versions=_newer,
+    with_digest=FAIL,
+)
+class Rewritten(Changing):
+    """Nothing but the time tells."""
 
 
 @row(

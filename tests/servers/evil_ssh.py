@@ -23,6 +23,8 @@ FAIL, OK, OK_OR_FAIL = (
     evil_sftp_lab.OK_OR_FAIL,
 )
 DENIED: dict[str, Any] = {'errors': 'AccessDenied'}
+# Ended for what it sends, and not for the time that it takes.
+BOUNDED: dict[str, Any] = {'errors': 'ProtocolError'}
 AWAY: dict[str, Any] = {'errors': 'Unavailable Stalled ProtocolError'}
 # Nobody gets so far that a digest would matter.
 ONCE: dict[str, Any] = {'facts': ('none',)}
@@ -72,12 +74,17 @@ def _repeats(part: bytes, pause: float = 0.0, first: bytes = b'') -> Any:
 
 _tcp('S-17-silent', 'says nothing', _says())
 _tcp('S-17-closed', 'hangs up at once', _says(then_close=True))
-_tcp('S-17-line', 'a line of 10 MB', _says(b'x' * 10_000_000))
+_tcp('S-17-line', 'a line of 10 MB', _says(b'x' * 10_000_000), **BOUNDED)
 _tcp('S-17-version', 'a version of 10 MB', _says(b'SSH-2.0-' + b'x' * 10**7))
-_tcp('S-17-lines', 'lines without end', _repeats(b'welcome\r\n' * 999))
+_tcp(
+    'S-17-lines',
+    'lines without end',
+    _repeats(b'welcome\r\n' * 999),
+    **BOUNDED,
+)
 _tcp('S-17-slow', 'a line now and then', _repeats(b'wait\r\n', 0.05))
 _tcp('S-17-bytes', 'a byte now and then', _repeats(b'w', 0.05))
-_tcp('S-17-zeros', 'zeros without end', _repeats(bytes(4096)))
+_tcp('S-17-zeros', 'zeros without end', _repeats(bytes(4096)), **BOUNDED)
 _tcp('S-17-old', 'version 1.5', _says(b'SSH-1.5-old\r\n'))
 _tcp(
     'S-17-http', 'an HTTP server',

@@ -61,6 +61,11 @@ class Reads:
         """Whether there is nothing more to ask for."""
         return self._next == self._end
 
+    @property
+    def finished(self) -> bool:
+        """Whether all of the run was taken."""
+        return self._position == self._end
+
     def ask(self, offset: int, count: int) -> _session.Request:
         """Send one READ."""
         return self._files.session.submit(

@@ -188,7 +188,8 @@ class SFTPStream(base.Stream):
                 # Behind the last reads, so that there is nothing to wait
                 # for at the end.
                 self._last = [self._ask_version(), self._ask_beyond()]
-            if not count and view:
+            # With the last bytes: not everybody reads on to the end.
+            if view and self._reads.finished:
                 self._check_end()
         return count
 
