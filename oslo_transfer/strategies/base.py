@@ -53,9 +53,7 @@ class Outcome:
     verified: bool
     bytes_written: int
     bytes_by_origin: dict[str, int]
-    bytes_by_location: dict[str, int] = dataclasses.field(
-        default_factory=dict
-    )
+    bytes_by_location: dict[str, int] = dataclasses.field(default_factory=dict)
     wasted: int
     digest: str | None
     method: str
