@@ -130,7 +130,10 @@ class Opening:
         for mirror, count in shares.items():
             by_origin[mirror.origin] = by_origin.get(mirror.origin, 0) + count
         return {
-            'source': max(shares, key=lambda each: shares[each]).end,
+            # Not one with wrong bytes, though many of its may be right.
+            'source': max(
+                shares, key=lambda each: (not each.gone, shares[each])
+            ).end,
             'bytes_by_origin': _some(by_origin),
             'bytes_by_location': _some(
                 {each.name: count for each, count in shares.items()}

@@ -303,7 +303,7 @@ def interrupted(server, place, children, fraction, number):
         '/trap',
         int(fraction * SIZE),
         lambda: child.kill(number),
-        rate=16 * MIB,
+        rate=8 * MIB,
     )
     server.serve('/trap', trap)
     place.src = server.url('/trap')

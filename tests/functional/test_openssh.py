@@ -298,6 +298,8 @@ def test_dropped_upload(conf, tmp_path, sshd, relay, there):
         oslo_transfer.copy(src, url(relay, target), conf=conf)
     except exceptions.Unavailable:
         assert os.listdir(there) == []
+    # An upload may need fewer replies than that.
+    relay.cuts = 0
     oslo_transfer.copy(src, url(relay, target), conf=conf, overwrite=True)
     assert os.listdir(there) == ['image']
     assert target.read_bytes() == DATA

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 from oslo_transfer import exceptions
@@ -236,7 +237,7 @@ lab.step(
 @lab.behaviour('F-27-1.2', 'the same with TLS 1.2', lab.OK)
 def session_of_1_2(world: lab.Lab, data: bytes) -> str:
     context = world.certs.server_context('good')
-    context.maximum_version = context.minimum_version.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
     server = world.new_server(context)
     server.on('RETR', _demand_session)
     return server.put(lab.NAME, data)

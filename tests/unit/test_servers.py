@@ -307,7 +307,8 @@ def test_tls(authority):
         with rawclient.Client(server, context) as client:
             client.sock.suppress_ragged_eofs = False
             client.send('/cut')
-            with pytest.raises(ssl.SSLEOFError):
+            # Its own subclass in newer releases of Python 3.11 only.
+            with pytest.raises(ssl.SSLError, match='(?i)eof'):
                 client.file.read()
 
 
