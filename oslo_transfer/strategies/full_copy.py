@@ -161,27 +161,31 @@ def _worth_a_try(
     request: _request.Request,
 ) -> tuple[ends.End, ...]:
     """The locations that may do it alone, when they did not together."""
-    if not isinstance(
+    mixed = isinstance(
         error,
         exceptions.IntegrityError
         | exceptions.SourceChanged
         | exceptions.CapabilityMissing
         | retry.NotResumable,
-    ):
-        return ()  # None can be reached, or the destination is at fault.
+    )
+    # They did not fit to the first one, which may be the wrong one.
+    unfit = (
+        exceptions.IntegrityError
+        | exceptions.SourceChanged
+        | exceptions.CapabilityMissing
+    )
+
+    def is_final(error: exceptions.TransferError | None) -> bool:
+        return (
+            isinstance(error, exceptions.SizeMismatch)
+            and request.expected_size is not None
+        )
+
     return tuple(
         mirror.end
         for mirror in together.mirrors
-        if not mirror.gone
-        or isinstance(
-            mirror.error,
-            exceptions.SourceChanged | exceptions.CapabilityMissing,
-        )
-        # It differs from the first one, which may be the wrong one.
-        or (
-            isinstance(mirror.error, exceptions.SizeMismatch)
-            and request.expected_size is None
-        )
+        if (mixed and not mirror.gone)
+        or (isinstance(mirror.error, unfit) and not is_final(mirror.error))
     )
 
 

@@ -13,8 +13,9 @@ from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
 
-# A rate counts once it was measured over this long, or this many bytes.
-_LONG_ENOUGH = 0.1
+# A rate counts once it was measured over this long, or this many bytes. It
+# is never taken for a shorter time: servers often begin with a burst.
+_LONG_ENOUGH = 0.2
 _ENOUGH = 1 << 20
 # Seconds for which one that failed is left alone, doubled each time.
 _REST = 5.0
@@ -44,8 +45,8 @@ class Mirror:
         self.source: base.Source | None = None
         #: Streams at work.
         self.active: set[Pace] = set()
-        #: Bytes per second of waiting, of one stream; None if not known.
-        self._rate: float | None = None
+        # Of the streams that have ended.
+        self._past = Pace()
         self._failures = 0
         self._rests_until = time.monotonic() + rest
         #: Much slower than another one: used if nothing else is left.
@@ -151,8 +152,8 @@ class Mirror:
     @property
     def rate(self) -> float | None:
         """Bytes per second of waiting, of one stream; None if not known."""
-        rates = [pace.rate for pace in self.active if pace.known]
-        return max(rates) if rates else self._rate
+        paces = [*self.active, self._past]
+        return next((pace.rate for pace in paces if pace.known), None)
 
     def failed(self, error: exceptions.TransferError) -> None:
         """It gave an error; it rests then, longer each time."""
@@ -180,8 +181,7 @@ class Mirror:
     def ended(self, pace: Pace) -> None:
         """A stream has ended."""
         self.active.discard(pace)
-        if pace.known:
-            self._rate = pace.rate
+        self._past.add(pace)
 
     def close(self) -> None:
         """Close what is open."""
@@ -207,9 +207,7 @@ class Pace:
             self._seconds += time.monotonic() - self._since
             self._since = None
         self._bytes += count
-        if self._seconds > _WINDOW:
-            self._seconds /= 2
-            self._bytes /= 2
+        self._fade()
 
     @property
     def seconds(self) -> float:
@@ -219,7 +217,18 @@ class Pace:
     @property
     def rate(self) -> float:
         """Bytes per second of reading, of late."""
-        return self._bytes / max(self.seconds, 1e-6)
+        return self._bytes / max(self.seconds, _LONG_ENOUGH)
+
+    def add(self, other: Pace) -> None:
+        """What another one has read counts here, too."""
+        self._seconds += other._seconds
+        self._bytes += other._bytes
+        self._fade()
+
+    def _fade(self) -> None:
+        while self._seconds > _WINDOW:
+            self._seconds /= 2
+            self._bytes /= 2
 
     @property
     def silent(self) -> float:

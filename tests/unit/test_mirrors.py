@@ -373,6 +373,133 @@ def test_destination_that_takes_one_stream_only(transfer, put):
     }
 
 
+# Any mix of locations
+
+SMALL = 1 * MIB
+KINDS = (
+    exceptions.Unavailable,
+    exceptions.Stalled,
+    exceptions.ProtocolError,
+    exceptions.SourceChanged,
+    exceptions.AccessDenied,
+    exceptions.CapabilityMissing,
+)
+GOOD = {
+    'plan': {},
+    'wrong': None,
+    'ranges': True,
+    'sized': True,
+    'longer': 0,
+    'piece_bytes': None,
+}
+
+
+def error_maker(kind):
+    return lambda: kind('failed on purpose')
+
+
+PLANS = st.one_of(
+    st.just({}),
+    st.builds(lambda every: {'fail_every': every}, st.integers(2, 40)),
+    st.fixed_dictionaries(
+        {
+            'fail_at': st.integers(0, SMALL - 1),
+            'times': st.sampled_from([1, 2, None]),
+            'error': st.sampled_from(KINDS).map(error_maker),
+        }
+    ),
+)
+LOCATIONS = st.fixed_dictionaries(
+    {
+        'plan': PLANS,
+        'wrong': st.one_of(
+            st.none(),
+            st.tuples(st.integers(0, SMALL - 1), st.integers(1, SMALL)),
+        ),
+        'ranges': st.sampled_from([True, True, True, False]),
+        'sized': st.sampled_from([True, True, True, False]),
+        'longer': st.sampled_from([0, 0, 0, 0, 1]),
+        'piece_bytes': st.sampled_from([None, None, 256 << 10]),
+    }
+)
+
+
+def store_mixed(store, name, kind):
+    """Store a location of some kind."""
+    data = bytearray(DATA[:SMALL])
+    if kind['wrong']:
+        start, length = kind['wrong']
+        data[start : start + length] = OTHER[
+            start : min(start + length, SMALL)
+        ]
+    return store.put(
+        f'memory://mirrors/{name}',
+        bytes(data) + b'x' * kind['longer'],
+        ranges=kind['ranges'],
+        sized=kind['sized'],
+        piece_bytes=kind['piece_bytes'],
+        faults=faults.Faults(most=STEP, delay=0.001, **kind['plan']),
+    )
+
+
+def check_mix(kinds, directory):
+    """The data is right or not there; with a good location it is there."""
+    data = DATA[:SMALL]
+    dst = directory / 'image'
+    dst.unlink(missing_ok=True)
+    with fixtures.Transfer(max_retries=1, retry_delay=0.001) as transfer:
+        urls = [
+            store_mixed(transfer.store, number, kind)
+            for number, kind in enumerate(kinds)
+        ]
+        shared.forget()
+        try:
+            result = oslo_transfer.copy(
+                urls,
+                dst,
+                conf=transfer.conf,
+                hash_algo='sha256',
+                hash_value=hashlib.sha256(data).hexdigest(),
+                deadline=30.0,
+            )
+        except oslo_transfer.TransferError as exc:
+            assert not isinstance(exc, exceptions.DeadlineExceeded)
+            assert GOOD not in kinds
+            assert not dst.exists()
+            assert {each.location for each in exc.attempts} >= set(urls)
+        else:
+            assert dst.read_bytes() == data
+            assert sum(result.bytes_by_origin.values()) == SMALL
+            assert result.verified
+
+
+MIXES = st.lists(LOCATIONS, min_size=1, max_size=4)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(MIXES, st.integers(0, 4))
+def test_any_mix_with_a_good_location(tmp_path_factory, kinds, place):
+    kinds.insert(place, GOOD)
+    check_mix(kinds, tmp_path_factory.getbasetemp())
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(MIXES)
+def test_any_mix(tmp_path_factory, kinds):
+    check_mix(kinds, tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(1800)
+@settings(max_examples=1000, deadline=None)
+@given(MIXES, st.integers(0, 4))
+def test_very_many_mixes(tmp_path_factory, kinds, place):
+    kinds.insert(place, GOOD)
+    check_mix(kinds, tmp_path_factory.getbasetemp())
+
+
+# The ledger
+
 ENTRIES = st.lists(
     st.tuples(
         st.integers(0, 40), st.integers(0, 40), st.sampled_from('abc')

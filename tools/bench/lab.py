@@ -117,13 +117,6 @@ class Lab:
         """
         return self._start_nginx()
 
-    def mirror(self, rate: int) -> _nginx.Nginx:
-        """One more, with a limit of bytes per second and connection.
-
-        :raises Unmeasurable: it is not installed
-        """
-        return self._start_nginx(limit_rate=rate)
-
     @functools.cached_property
     def nginx_tls(self) -> _nginx.Nginx:
         """One with TLS.

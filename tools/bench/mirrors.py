@@ -22,9 +22,8 @@ def mirrors(here: lab.Lab) -> Iterator[registry.Row]:
     here.random_file(image, here.size // 2)
     with open(image, 'rb', buffering=0) as file:
         value = hashlib.file_digest(file, 'sha512').hexdigest()
-    path = f'/{directory.name}/image'
-    fast = [here.mirror(_RATE).url(path) for _server in range(3)]
-    slow = here.mirror(_SLOW).url(path)
+    fast = [here.paced(image, _RATE, ranges=True) for _server in range(3)]
+    slow = here.paced(image, _SLOW, ranges=True)
 
     def ours(name: str, src: list[str]) -> measure.Contestant:
         job = here.worker.job(
