@@ -384,7 +384,7 @@ KINDS = (
     exceptions.AccessDenied,
     exceptions.CapabilityMissing,
 )
-GOOD = {
+GOOD: dict = {
     'plan': {},
     'wrong': None,
     'ranges': True,
