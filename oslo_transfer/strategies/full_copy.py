@@ -65,12 +65,15 @@ class FullCopy(base.Strategy):
                 )
         if not usable:
             raise exceptions.CapabilityMissing('no location can be read')
+        further = 'if that fails, '
+        if request.has_digest:
+            further = 'beside it if that is faster, or if it fails, '
         return base.Plan(
             strategy=self.name,
             sources=tuple(usable),
             passed_over=tuple(passed_over),
             steps=tuple(
-                f'{"if that fails, " if index else ""}read {end} by '
+                f'{further if index else ""}read {end} by '
                 f'{end.driver_name}, write {destination} by '
                 f'{destination.driver_name}'
                 for index, end in enumerate(usable)

@@ -153,6 +153,25 @@ def test_locations_in_the_order_in_which_they_are_tried(conf, dst):
     assert order == sorted(order)
 
 
+@pytest.mark.parametrize(
+    ('value', 'words'), [(None, 'if that fails'), ('0' * 64, 'beside it')]
+)
+def test_further_locations_are_used_together_under_a_digest(
+    conf, dst, value, words
+):
+    found = oslo_transfer.explain(
+        ['http://a/x', 'ftp://b/x'],
+        dst,
+        'full_copy',
+        conf=conf,
+        hash_algo='sha256',
+        hash_value=value,
+    )
+    first, second = found.strategies[0].steps
+    assert first.startswith('read http://a/x by http')
+    assert second.startswith(words)
+
+
 def test_driver_that_is_not_enabled_is_told_with_the_option(conf, dst):
     conf.change(enabled_drivers=['http'])
     found = oslo_transfer.explain(
