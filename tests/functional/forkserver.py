@@ -241,6 +241,8 @@ def _be_child(conn, job):
     die_with_parent()
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A shell that runs the tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     conn.sendall(os.getpid().to_bytes(4, 'big'))
     conn.recv(1)
     function, args, kwargs = pickle.loads(job)
