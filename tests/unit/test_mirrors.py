@@ -18,6 +18,7 @@ import oslo_transfer
 from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
+from oslo_transfer import growth
 from oslo_transfer import shared
 from oslo_transfer.testing import faults
 from oslo_transfer.testing import fixtures
@@ -91,13 +92,21 @@ def copy(transfer, tmp_path):
     return copy
 
 
+@pytest.fixture
+def eager(monkeypatch):
+    """Streams are added as if each of them paid, however busy the host."""
+    monkeypatch.setattr(growth, '_QUICK', 0.0)
+    monkeypatch.setattr(growth, '_MOSTLY', -1.0)
+    monkeypatch.setattr(growth, '_PAYS', -100.0)
+
+
 def given_up(result):
     return {
         each.location: each.error for each in result.attempts if each.location
     }
 
 
-def test_locations_that_wait_share_the_work(copy, put):
+def test_locations_that_wait_share_the_work(copy, put, eager):
     urls = [put(**STEADY) for _ in range(3)]
     result = copy(urls)
     assert set(result.bytes_by_location) == set(urls)
@@ -117,7 +126,7 @@ def test_without_a_digest_there_is_one_at_a_time(copy, put, facts):
     assert result.bytes_by_location == {urls[0]: len(DATA)}
 
 
-def test_no_more_locations_than_allowed(transfer, copy, put):
+def test_no_more_locations_than_allowed(transfer, copy, put, eager):
     transfer.conf.set_override('max_locations', 2, group='oslo_transfer')
     urls = [put(**STEADY) for _ in range(4)]
     assert len(copy(urls).bytes_by_location) == 2
@@ -227,7 +236,7 @@ def test_missing_locations_are_passed_over(copy, put):
     assert found in ({}, {'memory://mirrors/no': 'NotFound'})
 
 
-def test_location_of_another_size_is_passed_over(copy, put):
+def test_location_of_another_size_is_passed_over(copy, put, eager):
     good, longer = put(**STEADY), put(DATA + b'x', **STEADY)
     result = copy([good, longer])
     assert result.bytes_by_location == {good: len(DATA)}
@@ -243,7 +252,7 @@ def test_first_location_of_another_size(copy, put):
 
 @pytest.mark.parametrize('place', range(3))
 @pytest.mark.parametrize('what', ['all', 'some', 'a byte'])
-def test_corrupt_location_is_found_and_dropped(copy, put, place, what):
+def test_corrupt_location_is_found_and_dropped(copy, put, eager, place, what):
     wrong = bytearray(DATA)
     if what == 'all':
         wrong = OTHER
@@ -328,7 +337,7 @@ def test_first_location_without_a_size_that_breaks(copy, put):
 
 
 def test_location_that_asked_for_rest_is_not_used_beside_others(
-    transfer, put, copy
+    transfer, put, copy, eager
 ):
     urls = [put(**STEADY), put(**STEADY), put(**STEADY)]
     end = ends.end_of(urls[1], lambda scheme: transfer.store.driver_class())
