@@ -151,7 +151,7 @@ def _remarks(
         )
     path = request.destination.local_path
     if path is not None and os.path.isfile(path):
-        if request.digest is not None and request.digest.value is not None:
+        if request.has_digest:
             yield (
                 'the destination exists; if it has the digest, nothing is '
                 'copied'

@@ -22,6 +22,7 @@ from oslo_transfer import flight as _flight
 from oslo_transfer import journal as _journal
 from oslo_transfer import oserrors
 from oslo_transfer import ranges
+from oslo_transfer import readback
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import request as _request
@@ -353,7 +354,7 @@ class Landing:
         if self._request.digest is None:
             return None
         state = _digest.new(self._request.digest.algorithm)
-        for chunk in self._chunks(sink, size):
+        for chunk in readback.chunks(sink, 0, size, self._ctx):
             state.update(chunk)
         return str(state.hexdigest())
 
@@ -401,22 +402,8 @@ class Landing:
         """Let the observers see each byte of a verified sink, in order."""
         if not self._request.observers:
             return
-        for chunk in self._chunks(sink, size):
+        for chunk in readback.chunks(sink, 0, size, self._ctx):
             self.observe(bytes(chunk))
-
-    def _chunks(self, sink: base.Sink, size: int) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(_READ))
-        offset = 0
-        while offset < size:
-            self._ctx.breathe()
-            most = min(_READ, size - offset)
-            count = sink.pread(buffer[:most], offset)
-            if count == 0:
-                # The rest of a file that ends in a hole.
-                count = most
-                buffer[:count] = bytes(count)
-            yield buffer[:count]
-            offset += count
 
 
 class _Tap:

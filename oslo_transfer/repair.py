@@ -19,6 +19,7 @@ from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from oslo_transfer import ranges
+from oslo_transfer import readback
 
 if typing.TYPE_CHECKING:
     from oslo_transfer.wrappers import mirror as _mirror
@@ -90,7 +91,7 @@ def _wrong_pieces(
         start = index * pieces.length
         end = min(start + pieces.length, size)
         state = hashlib.new(pieces.algorithm, usedforsecurity=False)
-        for _offset, data in _read(sink, start, end, ctx):
+        for data in readback.chunks(sink, start, end, ctx):
             state.update(data)
         if state.digest() != digest:
             found.append((start, end))
@@ -162,7 +163,7 @@ class Repair:
     def _blame_for(self, start: int, right: memoryview) -> None:
         """Drop the locations that gave other bytes than these."""
         held = memoryview(bytearray(len(right)))
-        self._sink.pread(held, start)
+        readback.fill(self._sink, held, start)
         for mirror, given in self._source.ledger.given().items():
             for first, last in given:
                 part = slice(max(first - start, 0), max(last - start, 0))
@@ -215,9 +216,7 @@ class Repair:
         for start, end in given:
             for offset, theirs, mirror in self._others(start, end, without):
                 held = mine[: len(theirs)]
-                count = self._sink.pread(held, offset)
-                # A file may end in a hole.
-                held[count:] = bytes(len(held) - count)
+                readback.fill(self._sink, held, offset)
                 if held != theirs:
                     changed += _differences(held, theirs)
                     self._sink.pwrite(theirs, offset)
@@ -269,20 +268,3 @@ def _differences(one: memoryview, other: memoryview) -> int:
     mine = int.from_bytes(one, 'little') ^ int.from_bytes(other, 'little')
     found = mine.to_bytes(len(one), 'little')
     return len(found) - found.count(0)
-
-
-def _read(
-    sink: base.Sink, start: int, end: int, ctx: _context.Context
-) -> Iterator[tuple[int, memoryview]]:
-    """What a sink holds, in steps."""
-    buffer = memoryview(bytearray(_STEP))
-    while start < end:
-        ctx.breathe()
-        most = min(_STEP, end - start)
-        count = sink.pread(buffer[:most], start)
-        if not count:
-            # The rest of a file that ends in a hole.
-            count = most
-            buffer[:count] = bytes(count)
-        yield start, buffer[:count]
-        start += count

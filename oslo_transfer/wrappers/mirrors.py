@@ -117,12 +117,15 @@ class MirroredSource(base.Source):
         self,
         offset: int,
         length: int | None,
-        without: Collection[_mirror.Mirror] = (),
+        without: Collection[_mirror.Mirror] | None = None,
     ) -> MirrorStream:
         """A stream of the best location.
 
-        :param without: locations not to ask
+        :param without: locations not to ask; the stream is then one to
+            compare with, that nobody takes away for being slow
         """
+        spared = without is not None
+        without = without or ()
         while True:
             mirror = self._choose(offset, without)
             try:
@@ -135,7 +138,7 @@ class MirroredSource(base.Source):
                 continue
             with self._lock:
                 mine = MirrorStream(self, mirror, stream, offset)
-                mine.spared = bool(without)
+                mine.spared = spared
                 mirror.active.add(mine.pace)
                 self._streams.add(mine)
             self._mine.mirror = mirror
@@ -324,7 +327,7 @@ class MirrorStream(base.Stream):
         self.pace = _mirror.Pace()
         self.start = offset
         self.position = offset
-        #: It has to be this location, however slow.
+        #: To compare with: not taken away, and noted by who compares.
         self.spared = False
 
     @property

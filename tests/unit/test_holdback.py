@@ -11,6 +11,7 @@ import pytest
 
 from oslo_transfer import exceptions
 from oslo_transfer import holdback
+from oslo_transfer import readback
 from tests.unit import fakes
 
 MIB = 1 << 20
@@ -204,3 +205,17 @@ def test_nothing_to_keep_back():
     sink.pwrite(memoryview(b''), 0)
     sink.commit(0)
     assert receiver.names() == ['commit']
+
+
+def test_reading_back_goes_over_the_border():
+    """What is held back and what is not are one run of bytes."""
+    data = random.Random(1).randbytes(3 * MIB)
+    sink = holdback.HoldFirst(old_device(4 * MIB), len(data))
+    put(sink, data, 0, len(data))
+    found = memoryview(bytearray(MIB))
+    readback.fill(sink, found, MIB // 2)
+    assert found == data[MIB // 2 : MIB // 2 + MIB]
+    # Behind the end there are zeros.
+    behind = memoryview(bytearray(b'x' * MIB))
+    readback.fill(fakes.MemorySink(b'abc'), behind, 1)
+    assert behind == b'bc' + bytes(MIB - 2)

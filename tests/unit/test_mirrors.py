@@ -26,6 +26,7 @@ from oslo_transfer.testing import harness
 from oslo_transfer.wrappers import ledger
 from oslo_transfer.wrappers import mirror
 from oslo_transfer.wrappers import referee
+from oslo_transfer.wrappers import retry
 
 pytestmark = pytest.mark.usefixtures('nothing_left')
 
@@ -290,15 +291,43 @@ def test_all_are_corrupt(copy, put):
     assert set(given_up(caught.value)) == set(urls)
 
 
-@pytest.mark.parametrize('place', range(3))
-def test_wrong_pieces_are_fetched_elsewhere(copy, put, place):
-    """Digests of pieces tell where to look, also without one of the whole."""
-    wrong = DATA[: 3 * MIB] + OTHER[3 * MIB : 4 * MIB] + DATA[4 * MIB :]
-    urls = [put(piece_bytes=MIB, **STEADY) for _ in range(2)]
-    # Its own digests fit its own bytes; those of the first are believed.
-    urls.insert(place or 1, put(wrong, **STEADY))
-    result = copy(urls)
-    assert result.wasted <= 2 * MIB
+def test_wrong_pieces_are_fetched_elsewhere(transfer, copy, put):
+    """Digests of pieces tell where to look, and who is to blame."""
+    transfer.conf.set_override('max_streams', 1, group='oslo_transfer')
+    wrong = DATA[: 5 * MIB] + OTHER[5 * MIB : 6 * MIB] + DATA[6 * MIB :]
+    good = put(piece_bytes=MIB, fail_at=3 * MIB + 7, times=1)
+    bad = put(wrong)
+    result = copy([good, bad])
+    assert given_up(result) == {
+        good: 'Unavailable',
+        bad: 'IntegrityError',
+    }
+    # The one piece, and nothing else.
+    assert result.wasted == MIB
+    assert result.bytes_by_location == {
+        good: 4 * MIB + 7,
+        bad: 4 * MIB - 7,
+    }
+
+
+def test_bytes_that_are_only_compared_are_nobodys(transfer, tmp_path, put):
+    """What was there before is compared, too, and counts as resumed."""
+    transfer.conf.set_override('max_streams', 1, group='oslo_transfer')
+    transfer.conf.set_override('segment_bytes', MIB, group='oslo_transfer')
+    dst = tmp_path / 'image'
+    kept = put(name='kept', fail_at=2 * MIB)
+    with pytest.raises(exceptions.Unavailable):
+        oslo_transfer.copy(kept, dst, conf=transfer.conf, **DIGEST)
+    wrong = DATA[: 5 * MIB] + OTHER[5 * MIB : 6 * MIB] + DATA[6 * MIB :]
+    bad, good = put(wrong), put()
+    result = oslo_transfer.copy([bad, good], dst, conf=transfer.conf, **DIGEST)
+    assert dst.read_bytes() == DATA
+    assert given_up(result) == {bad: 'IntegrityError'}
+    # The overlap was fetched again.
+    resumed = 2 * MIB - retry.OVERLAP
+    assert result.bytes_by_origin['resumed'] == resumed
+    assert sum(result.bytes_by_location.values()) == len(DATA) - resumed
+    assert result.bytes_by_location[good] <= 2 * MIB
 
 
 def test_wrong_pieces_of_a_single_location(transfer, put, copy, monkeypatch):
@@ -313,12 +342,13 @@ def test_wrong_pieces_of_a_single_location(transfer, put, copy, monkeypatch):
         copy(url, hash_algo=None, hash_value=None)
 
 
-def test_location_without_ranges_beside_others(copy, put):
-    urls = [put(ranges=False, **STEADY), put(**STEADY), put(**STEADY)]
-    copy(urls)
-    copy_again = [urls[1], urls[0], urls[2]]
-    result = copy(copy_again, overwrite=True)
-    assert result.reused
+@pytest.mark.parametrize('place', range(3))
+def test_location_without_ranges_beside_others(copy, put, eager, place):
+    whole = put(ranges=False, **STEADY)
+    urls = [put(**STEADY), put(**STEADY)]
+    urls.insert(place, whole)
+    result = copy(urls)
+    assert given_up(result).get(whole) in (None, 'CapabilityMissing')
 
 
 def test_location_without_a_size_beside_others(copy, put):
