@@ -184,6 +184,16 @@ class Context:
         """
         return self.connector.connect(endpoint.host, port, self)
 
+    def login(self, endpoint: _endpoint.Endpoint) -> tuple[str, str] | None:
+        """User name and password for an endpoint.
+
+        The location's credentials come before the URL's userinfo.
+        """
+        login = self.credentials.login() if self.credentials else None
+        if login is None and endpoint.username is not None:
+            login = endpoint.username, endpoint.password or ''
+        return login
+
     def replace(self, **changes: typing.Any) -> Context:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -40,6 +40,7 @@ __all__ = (
     'Attachment',
     'Capability',
     'Driver',
+    'EmptyStream',
     'Extent',
     'Geometry',
     'Pieces',
@@ -92,6 +93,14 @@ class Stream(io.RawIOBase):
         :raises OSError: writing failed
         """
         return None
+
+
+class EmptyStream(Stream):
+    """An empty run, for protocols that cannot be asked for one."""
+
+    def readinto(self, buffer: typing.Any) -> int:
+        """Nothing."""
+        return 0
 
 
 class Source(abc.ABC):

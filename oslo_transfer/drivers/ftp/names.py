@@ -63,9 +63,7 @@ def login_of(
 
     :raises InvalidEndpoint: they cannot be sent
     """
-    login = ctx.credentials.login() if ctx.credentials is not None else None
-    if login is None and endpoint.username is not None:
-        login = endpoint.username, endpoint.password or ''
+    login = ctx.login(endpoint)
     if login is None:
         return 'anonymous', 'anonymous@'
     if any(_FORBIDDEN.search(part) for part in login):

@@ -102,7 +102,7 @@ class FTPSource(base.Source):
                     f'{self._where}: the source was closed'
                 )
             if self._ends_before(offset, length):
-                return _Nothing()
+                return base.EmptyStream()
             first, self._first = self._first, None
         if first is not None:
             if offset == self._first_start:
@@ -195,10 +195,3 @@ class FTPSource(base.Source):
             first.close()
         for control in idle:
             control.close()
-
-
-class _Nothing(base.Stream):
-    """An empty run."""
-
-    def readinto(self, buffer: typing.Any) -> int:
-        return 0

@@ -247,12 +247,9 @@ class Client:
         return prepared
 
     def _login(self) -> tuple[str, str] | None:
-        if self._ctx.credentials is not None:
-            login = self._ctx.credentials.login()
-            if login is not None:
-                return login
-        if self._endpoint.username is not None:
-            return self._endpoint.username, self._endpoint.password or ''
+        login = self._ctx.login(self._endpoint)
+        if login is not None:
+            return login
         path = self._options.netrc_file
         if not path:
             return None

@@ -125,7 +125,7 @@ class HTTPSource(base.Source):
                     f'{self._endpoint}: the source was closed'
                 )
             if self._ends_before(offset, length):
-                return _Nothing()
+                return base.EmptyStream()
             first, self._first = self._first, None
         if first is not None:
             if offset == self._first_start and length in (
@@ -256,13 +256,6 @@ class HTTPSource(base.Source):
             first, self._first = self._first, None
         if first is not None:
             first.close()
-
-
-class _Nothing(base.Stream):
-    """An empty run."""
-
-    def readinto(self, buffer: typing.Any) -> int:
-        return 0
 
 
 class _Limited(base.Stream):

@@ -139,10 +139,7 @@ def identity(endpoint: _endpoint.Endpoint, ctx: _context.Context) -> Identity:
     :raises ConfigurationError: the key cannot be used
     """
     group = ctx.conf.oslo_transfer_sftp
-    username, password = endpoint.username, endpoint.password
-    login = ctx.credentials.login() if ctx.credentials else None
-    if login is not None:
-        username, password = login
+    username, password = ctx.login(endpoint) or ('', '')
     return Identity(
         endpoint.host,
         username or group.username or pwd.getpwuid(os.geteuid()).pw_name,
