@@ -63,7 +63,8 @@ class Namespace:
 
     def command(self, *command: str | os.PathLike[str]) -> list[str]:
         """A command that runs the one given in here."""
-        return ['nsenter', f'--net={self.path}', *map(os.fspath, command)]
+        words = (os.fspath(word) for word in command)
+        return ['nsenter', f'--net={self.path}', *words]
 
     def run(self, *command: str | os.PathLike[str]) -> str:
         """Run a command to its end; returns what it prints.
