@@ -20,11 +20,10 @@ from oslo_transfer import ends
 from oslo_transfer import exceptions
 from oslo_transfer import explanation as _explanation
 from oslo_transfer import landing as _landing
+from oslo_transfer import opening
 from oslo_transfer import progress as _progress
 from oslo_transfer import request as _request
 from oslo_transfer import result as _result
-from oslo_transfer.wrappers import retry
-from oslo_transfer.wrappers import throttle
 
 LOG = logging.getLogger(__name__)
 
@@ -123,6 +122,7 @@ def copy(
         attempts=failed + outcome.attempts,
         method=outcome.method,
         bytes_by_location=outcome.bytes_by_location,
+        seeding=outcome.seeding,
     )
     LOG.info(
         'copied %d bytes from %s to %s by %s in %.2f s',
@@ -197,9 +197,7 @@ def open_source(
     """
     call = _call.Call(conf, cancel, deadline, rate_limit)
     end = ends.end_of(src, call.driver)
-    source = throttle.limited(end.open_source(call.ctx), call.ctx, [end.host])
-    strong = source.validator is not None and source.validator.strong
-    return retry.RetryingSource(source, call.ctx, str(end), strong)
+    return opening.alone(end, call.ctx, patient=False)
 
 
 def attach(

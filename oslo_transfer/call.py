@@ -22,6 +22,7 @@ from oslo_transfer import fileobj
 from oslo_transfer import landing as _landing
 from oslo_transfer import limiter
 from oslo_transfer import location as _location
+from oslo_transfer import opening
 from oslo_transfer import opts
 from oslo_transfer import progress as _progress
 from oslo_transfer import request as _request
@@ -72,7 +73,13 @@ class Call:
             deadline=None if deadline is None else time.monotonic() + deadline,
             cancel=cancel,
             limiter=limiter.Limiter(rate),
+            opener=self._open,
         )
+
+    def _open(
+        self, location: _location.Location, ctx: _context.Context
+    ) -> drivers_base.Source:
+        return opening.alone(ends.end_of(location, self.driver), ctx)
 
     def driver(self, scheme: str) -> drivers_base.Driver:
         """The driver of a scheme; one for the whole call."""

@@ -26,7 +26,9 @@ if typing.TYPE_CHECKING:
 
     from oslo_transfer import connector as _connector
     from oslo_transfer import credentials as _credentials
+    from oslo_transfer.drivers import base
     from oslo_transfer import endpoint as _endpoint
+    from oslo_transfer import location as _location
 
 #: The longest uninterrupted wait, in seconds.
 TICK = 0.2
@@ -72,6 +74,7 @@ class Context:
         use it to save a request
     :ivar transfer: stands for the call; the same in all its contexts
     :ivar writing: it is the context of the call's destination
+    :ivar opener: opens other locations, see :meth:`open_source`
     """
 
     conf: cfg.ConfigOpts
@@ -89,6 +92,7 @@ class Context:
     start: int = 0
     transfer: object = dataclasses.field(default_factory=object)
     writing: bool = False
+    opener: Callable[[_location.Location, Context], base.Source] | None = None
 
     def check(self) -> None:
         """Raise if the transfer has to end now.
@@ -183,6 +187,20 @@ class Context:
         :raises Unavailable: no address answered in time
         """
         return self.connector.connect(endpoint.host, port, self)
+
+    def open_source(self, location: _location.Location) -> base.Source:
+        """Open another location that a driver needs, by its own driver.
+
+        Its streams retry and keep the limits. The location says who it is
+        asked as, and whether the URL policy applies.
+
+        :raises TransferError: it cannot be opened
+        """
+        if self.opener is None:
+            raise exceptions.CapabilityMissing(
+                'this context opens no further locations'
+            )
+        return self.opener(location, self)
 
     def login(self, endpoint: _endpoint.Endpoint) -> tuple[str, str] | None:
         """User name and password for an endpoint.

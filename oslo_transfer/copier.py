@@ -9,13 +9,13 @@ streams while they pay. It knows sources and sinks, and no driver.
 from __future__ import annotations
 
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import logging
 import threading
 import time
 import typing
 
+from oslo_transfer import checkpoint
 from oslo_transfer import claims
 from oslo_transfer import context as _context
 from oslo_transfer import digest as _digest
@@ -81,7 +81,6 @@ class Copier:
         self._ctx = ctx
         self._buffer_bytes: int = group.buffer_bytes
         self._segment_bytes: int = group.segment_bytes
-        self._sync_bytes: int = group.sync_bytes
         random_write = base.Capability.RANDOM_WRITE in job.sink.capabilities
         detect_zeros: bool = group.detect_zeros and random_write
         self._writer = writer.Writer(job.sink, ctx, detect_zeros, job.taps)
@@ -103,17 +102,15 @@ class Copier:
         self._mine = threading.local()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._in_place = job.held.copy()
-        self._synced = job.held.copy()
+        self._checkpoint = checkpoint.Checkpoint(
+            job.sink, job.journal, job.held, ctx
+        )
         # Ahead of what is in place by what buffers hold.
         self._arrived = 0
-        self._unsynced = 0
-        self._syncing: threading.Thread | None = None
         self._workers: dict[threading.Thread, base.Stream | None] = {}
         # Those whose work has ended, though their thread may have not.
         self._ended: set[threading.Thread] = set()
         self._errors: list[BaseException] = []
-        self._sync_error: Exception | None = None
         self._end: int | None = None
         #: How the bytes moved: ``read``, ``splice`` or ``server-copy``.
         self.method = 'read'
@@ -126,13 +123,12 @@ class Copier:
     @property
     def total(self) -> int:
         """Bytes in place, those that were there before included."""
-        with self._lock:
-            return self._in_place.total
+        return self._checkpoint.total
 
     @property
     def damaged(self) -> bool:
         """Whether bytes are lost that were written: a flush failed."""
-        return self._sync_error is not None
+        return self._checkpoint.damaged
 
     def run(self) -> int:
         """Copy everything; returns the size in bytes.
@@ -149,9 +145,9 @@ class Copier:
                 self._job.progress.tell()
                 self._reap()
                 self._ctx.check()
-                self._checkpoint()
+                self._checkpoint.tick()
                 self._grow()
-            self._wait_for_sync()
+            self._checkpoint.finish()
         finally:
             self._stop_all()
         self._job.progress.tell(at_once=True)
@@ -175,8 +171,6 @@ class Copier:
             errors, self._errors = self._errors, []
             for worker in self._ended & self._workers.keys():
                 del self._workers[worker]
-        if self._sync_error is not None:
-            raise self._sync_error
         for error in errors:
             if not _is_bearable(error) or not self._workers:
                 raise error
@@ -205,39 +199,6 @@ class Copier:
             self._growth.too_many = False
             self._list.retire()
 
-    def _checkpoint(self) -> None:
-        """Make what is in place durable now and then, beside the copy."""
-        if self._job.journal is None or self._unsynced < self._sync_bytes:
-            return
-        if self._syncing is not None and self._syncing.is_alive():
-            return
-        with self._lock:
-            self._unsynced = 0
-        self._syncing = threading.Thread(
-            target=self._sync, name='oslo-transfer-sync', daemon=True
-        )
-        self._syncing.start()
-
-    def _sync(self) -> None:
-        assert self._job.journal is not None
-        try:
-            with self._lock:
-                safe = self._in_place.copy()
-            self._job.sink.sync()
-            with self._lock:
-                self._synced = safe
-                self._job.journal.save(self._in_place, safe, durable=True)
-        except Exception as exc:
-            self._sync_error = exc
-
-    def _wait_for_sync(self) -> None:
-        """See how the last flush ends: its error is told only once."""
-        while self._syncing is not None and self._syncing.is_alive():
-            self._ctx.check()
-            self._syncing.join(_TICK)
-        if self._sync_error is not None:
-            raise self._sync_error
-
     def _stop_all(self) -> None:
         if self._workers:
             self._ctx.stop.set()
@@ -249,12 +210,7 @@ class Copier:
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():
                 LOG.warning('%s is stuck and left behind', thread.name)
-        if self._syncing is not None:
-            # A flush cannot be interrupted, but it can be left alone.
-            self._syncing.join(_PATIENCE)
-        # The note before stays valid if this one cannot be made.
-        with self._lock, contextlib.suppress(exceptions.TransferError):
-            self._save_journal()
+        self._checkpoint.stop()
 
     # A worker
 
@@ -273,11 +229,11 @@ class Copier:
                 self._list.finish(claim)
         except BaseException as exc:
             error = exc
+        try:
+            self._checkpoint.save()
+        except Exception as exc:
+            error = error or exc
         with self._changed:
-            try:
-                self._save_journal()
-            except Exception as exc:
-                error = error or exc
             if error is not None:
                 self._errors.append(error)
             self._ended.add(me)
@@ -351,8 +307,7 @@ class Copier:
             self._ctx.breathe()
             if claim.position - noted >= self._segment_bytes:
                 noted = claim.position
-                with self._lock:
-                    self._save_journal()
+                self._checkpoint.save()
         self._check_end(stream, claim, limit)
         return noted
 
@@ -433,15 +388,8 @@ class Copier:
     def _advance(self, claim: claims.Claim, count: int) -> None:
         start = claim.position
         self._list.advance(claim, count)
-        with self._lock:
-            self._in_place.add(start, start + count)
-            self._unsynced += count
+        self._checkpoint.add(start, start + count)
         self._job.progress.add(count)
-
-    def _save_journal(self) -> None:
-        """Note what is in place; the lock is held."""
-        if self._job.journal is not None:
-            self._job.journal.save(self._in_place, self._synced)
 
 
 def _is_bearable(error: BaseException) -> bool:

@@ -37,7 +37,8 @@ DEFAULT_PORTS = {
 class Endpoint:
     """One end of a transfer: a scheme and what it names.
 
-    :ivar scheme: lower-case URL scheme; ``file`` for paths
+    :ivar scheme: lower-case URL scheme; ``file`` for paths. Of
+        ``torrent+https`` it is what stands before the ``+``: the driver
     :ivar host: lower-case ASCII host name or bare IP address, '' for none
     :ivar port: TCP port, or None where the URL names none
     :ivar path: for ``file`` the decoded local path, else the URL's path as
@@ -45,6 +46,9 @@ class Endpoint:
     :ivar query: what stood behind ``?``, undecoded; a secret
     :ivar username: decoded user name, or None; a secret
     :ivar password: decoded password, or None; a secret
+    :ivar carrier: of ``torrent+https`` it is ``https``: the rest of the URL
+        names what describes the data, and this is how to fetch it
+    :ivar fragment: what stood behind ``#``, where there is a carrier
     """
 
     scheme: str
@@ -54,6 +58,17 @@ class Endpoint:
     query: str | None = None
     username: str | None = None
     password: str | None = None
+    carrier: str | None = None
+    fragment: str | None = None
+
+    @property
+    def carried(self) -> Endpoint | None:
+        """What the carrier fetches; None without a carrier."""
+        if self.carrier is None:
+            return None
+        return dataclasses.replace(
+            self, scheme=self.carrier, carrier=None, fragment=None
+        )
 
     @property
     def netloc(self) -> str:
@@ -64,11 +79,8 @@ class Endpoint:
     @property
     def origin(self) -> tuple[str, str, int | None]:
         """What credentials are bound to: scheme, host and port."""
-        return (
-            self.scheme,
-            self.host,
-            self.port or DEFAULT_PORTS.get(self.scheme),
-        )
+        scheme = self.carrier or self.scheme
+        return scheme, self.host, self.port or DEFAULT_PORTS.get(scheme)
 
     @property
     def request_target(self) -> str:
@@ -78,6 +90,11 @@ class Endpoint:
 
     def url(self) -> str:
         """The URL to connect to, without userinfo; never log it."""
+        if self.carrier is not None:
+            carried = self.carried
+            assert carried is not None
+            mark = '' if self.fragment is None else f'#{self.fragment}'
+            return f'{self.scheme}+{carried.url()}{mark}'
         return f'{self.scheme}://{self.netloc}{self.request_target}'
 
     def without_userinfo(self) -> Endpoint:
@@ -87,6 +104,12 @@ class Endpoint:
     def __str__(self) -> str:
         if self.scheme == 'file':
             return self.path
+        carried = self.carried
+        if carried is not None:
+            mark = '' if self.fragment is None else f'#{self.fragment}'
+            if carried.scheme == 'file':
+                return f'{self.scheme}+file://{carried.path}{mark}'
+            return f'{self.scheme}+{carried}{mark}'
         userinfo = '***@' if self.username is not None else ''
         query = '?***' if self.query is not None else ''
         return f'{self.scheme}://{userinfo}{self.netloc}{self.path}{query}'
@@ -99,7 +122,8 @@ def parse(text: str | os.PathLike[str]) -> Endpoint:
     """Parse a URL or a local path.
 
     Text without a scheme is a path. ``file:`` URLs may name no host but
-    ``localhost``.
+    ``localhost``. Only URLs with a carrier have a fragment; that of others
+    is dropped, for no protocol sends it.
 
     :param text: the URL or path
     :raises InvalidEndpoint: it is empty, too long, or not a legal URL; the
@@ -125,6 +149,7 @@ def parse(text: str | os.PathLike[str]) -> Endpoint:
             )
         return _local(text)
     scheme = match.group(1).lower()
+    outer, plus, carrier = scheme.partition('+')
     if _FORBIDDEN.search(text):
         raise exceptions.InvalidEndpoint(
             f'a {scheme} URL holds white space, a control character, a '
@@ -135,7 +160,20 @@ def parse(text: str | os.PathLike[str]) -> Endpoint:
             f'a {scheme} URL must go on with "//" behind the scheme; name '
             f'a local file that looks like this as "./NAME"'
         )
-    return _from_url(scheme, text[match.end() + 2 :])
+    rest, mark, fragment = text[match.end() + 2 :].partition('#')
+    if not plus:
+        return _from_url(scheme, rest)
+    if '+' in carrier or not carrier:
+        raise exceptions.InvalidEndpoint(
+            'a URL has one "+" in its scheme: between the driver and the '
+            'scheme of what it needs'
+        )
+    return dataclasses.replace(
+        _from_url(carrier, rest),
+        scheme=outer,
+        carrier=carrier,
+        fragment=fragment if mark else None,
+    )
 
 
 def _local(path: str) -> Endpoint:
@@ -151,7 +189,6 @@ def _local(path: str) -> Endpoint:
 
 
 def _from_url(scheme: str, rest: str) -> Endpoint:
-    rest = rest.partition('#')[0]
     before_query, mark, query = rest.partition('?')
     authority, slash, path = before_query.partition('/')
     userinfo, at, hostport = authority.rpartition('@')

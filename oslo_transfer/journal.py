@@ -28,8 +28,9 @@ from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 from oslo_transfer import ranges
 
-_MAGIC = b'OSLOXFR1'
-_SLOT = 16 * 1024
+_MAGIC = b'OSLOXFR2'
+# Pieces of a torrent come in any order: room for thousands of ranges.
+_SLOT = 512 * 1024
 _HEAD = struct.Struct('>8sII')
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import threading
 import typing
@@ -16,6 +18,54 @@ from oslo_transfer import request as _request
 from oslo_transfer.wrappers import mirrors as _mirrors
 from oslo_transfer.wrappers import retry
 from oslo_transfer.wrappers import throttle
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import filler
+
+
+def alone(
+    end: ends.End,
+    ctx: _context.Context,
+    *,
+    hosts: Sequence[str] = (),
+    checked: bool = False,
+    patient: bool = True,
+) -> retry.RetryingSource:
+    """Open one location with all its wrappers, for any use but a copy.
+
+    :param ctx: the limits
+    :param hosts: further hosts whose limits apply
+    :param checked: what is read is verified: it may be joined anyhow
+    :param patient: try again for a while
+    """
+
+    def once() -> base.Source:
+        return throttle.limited(end.open_source(ctx), ctx, (end.host, *hosts))
+
+    source = _patiently(once, ctx, str(end), patient)
+    return retry.RetryingSource(
+        source, ctx, str(end), joinable=checked or _is_strong(source)
+    )
+
+
+def _patiently(
+    once: Callable[[], base.Source],
+    ctx: _context.Context,
+    where: str,
+    patient: bool,
+) -> base.Source:
+    backoff = retry.Backoff(ctx, where)
+    while True:
+        try:
+            return once()
+        except exceptions.TransferError as exc:
+            if not (exc.retryable and patient):
+                raise
+            backoff.failed(exc)
+
+
+def _is_strong(source: base.Source) -> bool:
+    return source.validator is not None and source.validator.strong
 
 
 class Opening:
@@ -59,25 +109,18 @@ class Opening:
         :param patient: try again for a while
         """
         start = max(0, hint - retry.OVERLAP)
-        backoff = retry.Backoff(self._ctx, self.where)
-        while True:
-            try:
-                source = self._open_once(start)
-                break
-            except exceptions.TransferError as exc:
-                try:
-                    if not (exc.retryable and patient):
-                        raise
-                    backoff.failed(exc)
-                except BaseException:
-                    self.close()
-                    raise
-        strong = source.validator is not None and source.validator.strong
+        try:
+            source = _patiently(
+                lambda: self._open_once(start), self._ctx, self.where, patient
+            )
+        except BaseException:
+            self.close()
+            raise
         return retry.RetryingSource(
             source,
             self._ctx,
             self.where,
-            joinable=strong
+            joinable=_is_strong(source)
             or self._request.has_digest
             or source.pieces is not None,
         )
@@ -97,14 +140,25 @@ class Opening:
         ctx = self._ctx.replace(start=start)
         if abandoned is not None:
             ctx = ctx.replace(cancel=_AnyOf(ctx.cancel, abandoned))
-        source = end.open_source(ctx)
         hosts = (end.host, self._request.destination.host)
-        return throttle.limited(source, self._ctx, hosts)
+        return throttle.limited(end.open_source(ctx), self._ctx, hosts)
 
     def close(self) -> None:
         """Let go of what a failed opening has left."""
         if self.mirrored is not None:
             self.mirrored.close()
+
+    def shared(self, shares: filler.Shares) -> dict[str, typing.Any]:
+        """Who gave how many bytes to a file that the source has filled."""
+        (end,) = self._locations
+        own = shares.by_origin.total() - shares.by_helper.total()
+        for free in ('resumed', 'zeros'):
+            own -= shares.by_origin[free]
+        return {
+            'source': end,
+            'bytes_by_origin': _some(shares.by_origin),
+            'bytes_by_location': _some({str(end): own, **shares.by_helper}),
+        }
 
     def accounts(
         self, origin: str, size: int, held: ranges.RangeSet
@@ -141,7 +195,7 @@ class Opening:
         }
 
 
-def _some(counts: dict[str, int]) -> dict[str, int]:
+def _some(counts: Mapping[str, int]) -> dict[str, int]:
     return {key: count for key, count in counts.items() if count}
 
 

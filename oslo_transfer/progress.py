@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import threading
 import time
+import typing
 
 #: ``progress(chunk_bytes, total_bytes)``: the bytes since the last call,
 #: and all bytes that are in place so far. Called from the thread that
@@ -19,7 +21,9 @@ _INTERVAL = 0.1
 class Progress:
     """The progress of one call, over all its attempts.
 
-    :param callback: told about it, or None
+    :param callback: told about it, or None. If it has an attribute
+        ``figures``, that is set to a dictionary of further figures
+        where a driver has some, like ``peers``.
     """
 
     def __init__(self, callback: ProgressCallback | None) -> None:
@@ -38,6 +42,12 @@ class Progress:
         """A new attempt begins with so many bytes in place."""
         with self._lock:
             self._total = total
+
+    def note(self, figures: Mapping[str, int]) -> None:
+        """Give further figures to a callback that has a place for them."""
+        callback: typing.Any = self._callback
+        if hasattr(callback, 'figures'):
+            callback.figures = figures
 
     def tell(self, at_once: bool = False) -> None:
         """Call the callback if it is time; only in the caller's thread."""

@@ -15,6 +15,7 @@ from oslo_transfer import digest as _digest
 from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
+from oslo_transfer import filler
 from oslo_transfer import holdback
 from oslo_transfer import journal as _journal
 from oslo_transfer import landing as _landing
@@ -46,6 +47,7 @@ class Received:
     :ivar bytes_by_origin: they sum to the size
     :ivar wasted: bytes fetched again
     :ivar method: how they moved
+    :ivar seeding: see the result's
     """
 
     source: ends.End
@@ -58,6 +60,7 @@ class Received:
     bytes_by_origin: dict[str, int]
     wasted: int
     method: str
+    seeding: bool | None
 
 
 class Receiver:
@@ -65,6 +68,8 @@ class Receiver:
 
     :param locations: one, or several of the same bytes that may be used
         together: a digest has to be known then
+    :param helpers: further locations that the source takes bytes from
+        where it fills the destination by itself
     :param request: what the caller asked for
     :param landing: the destination
     :param ctx: the call's limits
@@ -76,12 +81,16 @@ class Receiver:
         request: _request.Request,
         landing: _landing.Landing,
         ctx: _context.Context,
+        helpers: Sequence[ends.End] = (),
     ) -> None:
         self._identity = locations[0].identity
         self._request = request
         self._landing = landing
         # Its own ``stop``: a failure here must not stop the next location.
         self._ctx = ctx.replace(stop=threading.Event())
+        self._hosts = [locations[0].host, request.destination.host]
+        #: How each helper did.
+        self.helpers = [filler.Helper(end, self._hosts) for end in helpers]
         self._opening = opening.Opening(locations, request, self._ctx)
         self._where = self._opening.where
         #: Whether the bytes that failed came from more than one request.
@@ -179,12 +188,16 @@ class Receiver:
         # What is held stays held if the copy does not even begin.
         keep = held.total > 0
         digester: _digest.Digester | None = None
-        work: copier.Copier | None = None
+        work: copier.Copier | filler.Filler | None = None
         try:
             self._check_space(source, sink)
             sink = self._guard(sink, source.size)
-            self._expect_held(source, sink, held)
-            digester = self._digester(sink, held)
+            fills = self._fills(source, sink)
+            if not fills:
+                self._expect_held(source, sink, held)
+            digester = self._digester(
+                sink, ranges.RangeSet() if fills else held
+            )
             taps: tuple[_request.Observer, ...] = ()
             if base.Capability.READBACK not in sink.capabilities:
                 taps = self._landing.tap()
@@ -201,7 +214,17 @@ class Receiver:
                 progress=self._request.progress,
                 parallel=source.joinable,
             )
-            work = copier.Copier(job, self._ctx)
+            work = (
+                filler.Filler(
+                    job,
+                    self._landing.part_path,
+                    self.helpers,
+                    self._hosts,
+                    self._ctx,
+                )
+                if fills
+                else copier.Copier(job, self._ctx)
+            )
             resumed = held.total
             keep = (
                 journal is not None
@@ -232,6 +255,7 @@ class Receiver:
             self._ctx.check()
             self._commit(sink, size)
             keep = False
+            seeding = source.landed(self._final_path()) if fills else None
         except (
             exceptions.SourceChanged,
             exceptions.IntegrityError,
@@ -260,8 +284,29 @@ class Receiver:
             bytes_written=work.bytes_written,
             wasted=source.wasted + self.wasted,
             method=work.method,
-            **self._opening.accounts(source.origin, size, held),
+            seeding=seeding,
+            **(
+                self._opening.shared(work.shares)
+                if isinstance(work, filler.Filler)
+                else self._opening.accounts(source.origin, size, held)
+            ),
         )
+
+    @staticmethod
+    def _fills(source: base.Source, sink: base.Sink) -> bool:
+        """Whether the source is to fill the part file by itself."""
+        return (
+            base.Capability.FILL in source.capabilities
+            and base.Capability.READBACK in sink.capabilities
+            and sink.form == 'file'
+            and sink.fd is not None
+            and source.size is not None
+        )
+
+    def _final_path(self) -> str:
+        path = self._request.destination.local_path
+        assert path is not None
+        return path
 
     def _verify(
         self, sink: base.Sink, size: int, hexdigest: str | None

@@ -10,8 +10,9 @@ import typing
 if typing.TYPE_CHECKING:
     from oslo_transfer.drivers.base import Attachment
 
-#: Where bytes can come from, the keys of ``bytes_by_origin``.
-ORIGINS = ('origin', 'proxy', 'peer', 'cache', 'resumed')
+#: Where bytes can come from, the keys of ``bytes_by_origin``. ``zeros`` were
+#: known to be zeros, so that nobody was asked for them.
+ORIGINS = ('origin', 'proxy', 'peer', 'cache', 'resumed', 'zeros')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,11 @@ class TransferResult:
     :ivar seconds: the time that the call took
     :ivar attempts: each strategy or location given up before, with why
     :ivar method: how the bytes were moved: ``read``, ``splice``,
-        ``reflink`` or ``server-copy``
+        ``reflink``, ``server-copy`` or ``fill``, by a transport of the
+        driver's own
+    :ivar seeding: whether the service of this host goes on giving the file
+        to peers; False if that ended with the copy, None where peers are
+        not what the driver has
     """
 
     strategy: str | None
@@ -80,6 +85,7 @@ class TransferResult:
     bytes_by_location: Mapping[str, int] = dataclasses.field(
         default_factory=dict
     )
+    seeding: bool | None = None
 
     @property
     def size(self) -> int:

@@ -34,6 +34,7 @@ if typing.TYPE_CHECKING:
     from oslo_config import cfg
 
     from oslo_transfer import context as _context
+    from oslo_transfer.drivers import target as _target
     from oslo_transfer import endpoint as _endpoint
 
 __all__ = (
@@ -152,6 +153,34 @@ class Source(abc.ABC):
         """Tell data from holes, in order and without a gap.
 
         :returns: None if it is not known; needs EXTENTS otherwise
+        """
+        return None
+
+    def fill(self, target: _target.Target) -> None:
+        """Fill a file by a transport of its own; needs FILL.
+
+        Blocks until all bytes have arrived, verified. What has arrived
+        when it raises can be gone on with.
+
+        :raises IntegrityError: peers and helpers have wrong bytes only
+        :raises Stalled: nobody brings anything
+        :raises Unavailable: nobody is left who could
+        :raises NoSpace: the file system is full
+        :raises TransferCancelled: the context says stop, or the source was
+            closed
+        """
+        raise exceptions.CapabilityMissing(
+            f'{type(self).__name__} cannot fill files'
+        )
+
+    def landed(self, path: str) -> bool | None:
+        """What was filled is complete, and has got its name.
+
+        Blocks for seconds at most, and does not raise: the copy is done.
+
+        :param path: the file's final path
+        :returns: whether something goes on giving it to others now; None
+            if that is not what the protocol does
         """
         return None
 
@@ -307,7 +336,7 @@ _METHODS = {
     'open_sink': Capability.WRITE,
     'attach': Capability.ATTACH,
     'detach': Capability.ATTACH,
-    'fill': Capability.CLONE | Capability.FILL | Capability.LOCAL_FILL,
+    'fill': Capability.CLONE | Capability.LOCAL_FILL,
     'local_path': Capability.LOCAL_PATH,
 }
 # Which flag makes no sense without another.
@@ -315,6 +344,7 @@ _REQUIRES = {
     Capability.RANDOM_READ: Capability.READ,
     Capability.EXTENTS: Capability.READ,
     Capability.PIECES: Capability.READ,
+    Capability.FILL: Capability.READ,
     Capability.RANDOM_WRITE: Capability.WRITE,
     Capability.ATOMIC: Capability.WRITE,
     Capability.READBACK: Capability.WRITE,
@@ -461,9 +491,7 @@ class Driver:
         :raises CapabilityMissing: not with this object and this file
             system; the message says why, and the file is as it was
         """
-        raise self._missing(
-            Capability.CLONE | Capability.FILL | Capability.LOCAL_FILL
-        )
+        raise self._missing(Capability.CLONE | Capability.LOCAL_FILL)
 
     def local_path(self, endpoint: _endpoint.Endpoint) -> str:
         """The path on this host that the endpoint names.

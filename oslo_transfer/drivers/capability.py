@@ -41,7 +41,7 @@ class Capability(enum.Flag):
     RESUME = 1 << 8, 'sinks can go on with what an earlier one has kept'
     ATTACH = 1 << 9, 'makes a remote object readable in place'
     CLONE = 1 << 10, 'fills a file without moving a byte (reflink)'
-    FILL = 1 << 11, 'fills a file by a transport of its own'
+    FILL = 1 << 11, 'sources fill a file by a transport of their own'
     LOCAL_FILL = 1 << 12, 'fills a file from another local path'
     LOCAL_PATH = 1 << 13, 'its endpoints are paths on this host'
     POLICED = (

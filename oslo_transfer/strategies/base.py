@@ -59,6 +59,7 @@ class Outcome:
     method: str
     attachment: drivers_base.Attachment | None = None
     attempts: tuple[_result.Attempt, ...] = ()
+    seeding: bool | None = None
 
 
 class Strategy(abc.ABC):

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import logging
 import typing
 
 from oslo_transfer import attempts as _attempts
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import exceptions
+from oslo_transfer import flight as _flight
 from oslo_transfer import receive
 from oslo_transfer import shared
 from oslo_transfer.strategies import base
@@ -18,6 +22,7 @@ from oslo_transfer.wrappers import retry
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer import ends
+    from oslo_transfer import filler
     from oslo_transfer import landing as _landing
     from oslo_transfer import request as _request
 
@@ -65,19 +70,14 @@ class FullCopy(base.Strategy):
                 )
         if not usable:
             raise exceptions.CapabilityMissing('no location can be read')
-        further = 'if that fails, '
-        if request.has_digest:
-            further = 'beside it if that is faster, or if it fails, '
+        filling = _filling(usable, request)
+        # One that fills uses the others; none of these can use it.
+        usable = [*filling, *(end for end in usable if end not in filling)]
         return base.Plan(
             strategy=self.name,
             sources=tuple(usable),
             passed_over=tuple(passed_over),
-            steps=tuple(
-                f'{further if index else ""}read {end} by '
-                f'{end.driver_name}, write {destination} by '
-                f'{destination.driver_name}'
-                for index, end in enumerate(usable)
-            ),
+            steps=tuple(_steps(usable, filling, request)),
         )
 
     def run(
@@ -91,6 +91,18 @@ class FullCopy(base.Strategy):
         failed = _attempts.Attempts(self.name, plan.passed_over)
         locations = plan.sources
         wasted = 0
+        for end in _filling(locations, request):
+            others = tuple(each for each in locations if each is not end)
+            attempt = _OneLocation(
+                end, request, landing, ctx, not others, others
+            )
+            received = _try(attempt, failed)
+            wasted += attempt.wasted
+            if received is not None:
+                return _outcome(received, wasted, failed)
+            locations = others
+        if not locations:
+            raise failed.error()
         # Bytes of several locations can be joined if a digest decides.
         if len(locations) > 1 and request.has_digest:
             together = receive.Receiver(locations, request, landing, ctx)
@@ -113,19 +125,68 @@ class FullCopy(base.Strategy):
         for index, end in enumerate(locations):
             last = index == len(locations) - 1
             attempt = _OneLocation(end, request, landing, ctx, last)
-            try:
-                received = attempt.run()
-            except _FINAL as exc:
-                failed.add(str(end), exc)
-                exc.attempts = failed.all
-                raise
-            except exceptions.TransferError as exc:
-                failed.add(str(end), exc)
-                shared.current().locations.failed(end, exc)
-                wasted += attempt.wasted
-                continue
-            return _outcome(received, wasted + attempt.wasted, failed)
+            received = _try(attempt, failed)
+            wasted += attempt.wasted
+            if received is not None:
+                return _outcome(received, wasted, failed)
         raise failed.error()
+
+
+def _filling(
+    locations: Iterable[ends.End], request: _request.Request
+) -> list[ends.End]:
+    """The locations that fill the destination by their own transport."""
+    path = request.destination.local_path
+    if path is None or _flight.is_device(path):
+        return []
+    return [
+        end
+        for end in locations
+        if drivers_base.Capability.FILL in end.capabilities
+    ]
+
+
+def _steps(
+    locations: Sequence[ends.End],
+    filling: Collection[ends.End],
+    request: _request.Request,
+) -> Iterator[str]:
+    destination = request.destination
+    for index, end in enumerate(locations):
+        further = ''
+        if index and filling:
+            further = 'a part of it at once, and all if that fails: '
+        elif index and request.has_digest:
+            further = 'beside it if that is faster, or if it fails, '
+        elif index:
+            further = 'if that fails, '
+        if end in filling:
+            yield f'have {end.driver_name} fill {destination} from {end}'
+        else:
+            yield (
+                f'{further}read {end} by {end.driver_name}, write '
+                f'{destination} by {destination.driver_name}'
+            )
+
+
+def _try(
+    attempt: _OneLocation, failed: _attempts.Attempts
+) -> receive.Received | None:
+    """One location; None if the next one may do better."""
+    try:
+        return attempt.run()
+    except _FINAL as exc:
+        failed.add(str(attempt.end), exc)
+        exc.attempts = failed.all
+        raise
+    except exceptions.TransferError as exc:
+        failed.add(str(attempt.end), exc)
+        shared.current().locations.failed(attempt.end, exc)
+        return None
+    finally:
+        for helper in attempt.helpers:
+            if helper.error is not None:
+                failed.add(helper.name, helper.error)
 
 
 def _outcome(
@@ -143,6 +204,7 @@ def _outcome(
         wasted=wasted + received.wasted,
         digest=received.digest,
         method=received.method,
+        seeding=received.seeding,
         attempts=failed.all,
     )
 
@@ -202,13 +264,17 @@ class _OneLocation:
         landing: _landing.Landing,
         ctx: _context.Context,
         last: bool,
+        others: Sequence[ends.End] = (),
     ) -> None:
-        self._end = end
+        self.end = end
+        self._others = others
         self._request = request
         self._landing = landing
         self._ctx = ctx
         self._last = last
         self.wasted = 0
+        #: What became of the others.
+        self.helpers: Sequence[filler.Helper] = ()
 
     def run(self) -> receive.Received:
         restarts = self._ctx.conf.oslo_transfer.max_retries
@@ -217,8 +283,13 @@ class _OneLocation:
         earlier: exceptions.TransferError | None = None
         while True:
             receiver = receive.Receiver(
-                [self._end], self._request, self._landing, self._ctx
+                [self.end],
+                self._request,
+                self._landing,
+                self._ctx,
+                self._others,
             )
+            self.helpers = receiver.helpers
             try:
                 return receiver.run(patient=self._last, resume=resume)
             except exceptions.IntegrityError:

@@ -22,7 +22,7 @@ from oslo_transfer.testing import waiting_suite
 
 Capability = base.Capability
 
-_FILLS = Capability.CLONE | Capability.FILL | Capability.LOCAL_FILL
+_FILLS = Capability.CLONE | Capability.LOCAL_FILL
 
 # The methods of a driver, and the flags of which any one brings them.
 _METHODS = {
@@ -134,7 +134,7 @@ class DriverConformance(harness.Harness):
         self.assertRegex(self.driver.name, r'^[a-z][a-z0-9_]*$')
         self.assertTrue(self.driver.schemes)
         for scheme in self.driver.schemes:
-            self.assertRegex(scheme, r'^[a-z][a-z0-9+.-]*$')
+            self.assertRegex(scheme, r'^[a-z][a-z0-9.-]*$')
             url = f'{scheme}://localhost/name'
             self.assertEqual(scheme, _endpoint.parse(url).scheme)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a driver with CLONE, FILL or LOCAL_FILL owes."""
+"""What a driver with CLONE or LOCAL_FILL owes."""
 
 from __future__ import annotations
 

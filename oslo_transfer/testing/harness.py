@@ -22,13 +22,12 @@ import time
 import traceback
 import typing
 
-from oslo_transfer import connector
+from oslo_transfer import call as _call
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer.testing import fixtures
-from oslo_transfer import urlpolicy
 
 # A suite is no TestCase, or a runner would take it for a test. A type
 # checker is told otherwise, to find the methods of one.
@@ -162,15 +161,7 @@ class Harness(TestBase):
 
     def context(self, **changes: typing.Any) -> _context.Context:
         """The limits and means that a driver is called with."""
-        group = self.conf.oslo_transfer
-        ctx = _context.Context(
-            conf=self.conf,
-            connector=connector.Connector(urlpolicy.from_conf(self.conf)),
-            stall=_context.StallRule(
-                group.stall_timeout, group.stall_bytes_per_second
-            ),
-            connect_timeout=group.connect_timeout,
-        )
+        ctx = _call.Call(self.conf, None, None, None).ctx
         return ctx.replace(**changes)
 
     def open(self, url: str, **changes: typing.Any) -> base.Source:

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import typing
 
 from oslo_transfer.drivers import base
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer.drivers import target as _target
 
 
 class SourceWrapper(base.Source):
@@ -33,6 +37,14 @@ class SourceWrapper(base.Source):
     ) -> Iterator[base.Extent] | None:
         """Those of the wrapped source."""
         return self._source.extents(offset, length)
+
+    def fill(self, target: _target.Target) -> None:
+        """Have the wrapped source fill a file."""
+        self._source.fill(target)
+
+    def landed(self, path: str) -> bool | None:
+        """Tell the wrapped source."""
+        return self._source.landed(path)
 
     def close(self) -> None:
         """Close the wrapped source."""

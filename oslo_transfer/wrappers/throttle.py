@@ -25,18 +25,30 @@ def limited(
     :param hosts: the hosts that its bytes come from and go to; '' is none
     :returns: the source itself if nothing limits it
     """
+    found = limiters(ctx, hosts)
+    return ThrottledSource(source, ctx, found) if found else source
+
+
+def limiters(
+    ctx: _context.Context, hosts: Iterable[str]
+) -> list[limiter.Limiter]:
+    """All limits that apply.
+
+    :param ctx: has the limit of the transfer, and the configuration
+    :param hosts: the hosts that bytes come from and go to; '' is none
+    """
     group = ctx.conf.oslo_transfer
-    limiters = shared.current().limiters
+    known = shared.current().limiters
     found: list[limiter.Limiter] = []
     if ctx.limiter.rate is not None:
         found.append(ctx.limiter)
     rate = group.process_rate_limit_bytes_per_second
     if rate:
-        found.append(limiters.process(rate))
+        found.append(known.process(rate))
     rate = group.host_rate_limit_bytes_per_second
     if rate:
-        found += [limiters.host(host, rate) for host in {*hosts} - {''}]
-    return ThrottledSource(source, ctx, found) if found else source
+        found += [known.host(host, rate) for host in {*hosts} - {''}]
+    return found
 
 
 class ThrottledSource(wrappers.SourceWrapper):

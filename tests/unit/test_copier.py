@@ -372,7 +372,7 @@ def test_nothing_is_noted_as_durable_before_the_flush(setting):
         saved(written, synced, durable)
 
     def sync():
-        begun = setting.copier._in_place.copy()
+        begun = setting.copier._checkpoint._in_place.copy()
         fakes.MemorySink.sync(sink)
         for span in begun:
             flushed.add(*span)

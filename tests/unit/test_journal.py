@@ -20,7 +20,7 @@ from oslo_transfer import exceptions
 from oslo_transfer import journal
 from oslo_transfer import ranges
 
-SLOT = 16 * 1024
+SLOT = 512 * 1024
 INODE = 77
 SIZE = 1 << 30
 OURS = journal.Identity(
@@ -185,7 +185,7 @@ def note(body):
     """A slot with a right checksum."""
     data = json.dumps(body).encode()
     return (
-        struct.pack('>8sII', b'OSLOXFR1', len(data), zlib.crc32(data)) + data
+        struct.pack('>8sII', b'OSLOXFR2', len(data), zlib.crc32(data)) + data
     )
 
 
@@ -250,8 +250,8 @@ def test_further_fields_are_refused(path):
 
 
 def test_other_versions_are_refused(path):
-    for magic in (b'OSLOXFR0', b'OSLOXFR2', b'osloxfr1', bytes(8)):
-        path.write_bytes(note(RIGHT).replace(b'OSLOXFR1', magic))
+    for magic in (b'OSLOXFR1', b'OSLOXFR3', b'osloxfr2', bytes(8)):
+        path.write_bytes(note(RIGHT).replace(b'OSLOXFR2', magic))
         assert load(path) is None
     path.write_bytes(note(RIGHT))
     assert held(path).total == 100
@@ -324,7 +324,7 @@ def test_damaged_journal_is_begun_anew(both):
 def test_too_many_ranges_keep_the_last_note(path):
     writer = open_journal(path)
     writer.save(BEFORE, SYNCED)
-    many = ranges.RangeSet([(i * 10, i * 10 + 5) for i in range(20_000)])
+    many = ranges.RangeSet([(i * 10, i * 10 + 5) for i in range(60_000)])
     writer.save(many, SYNCED)
     assert held(path) == BEFORE
     writer.save(AFTER, SYNCED)
