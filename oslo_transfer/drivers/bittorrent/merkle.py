@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import hashlib
 
 #: The length of a leaf's data, in bytes.
@@ -24,13 +23,41 @@ def leaves(data: memoryview) -> bytes:
     )
 
 
-def root(hashes: bytes, width: int, filler: bytes = _NO_LEAF) -> bytes:
-    """The root of the tree over one layer.
+def leaves_of_zeros(length: int) -> bytes:
+    """The same for so many bytes that are all zeros."""
+    zeros = memoryview(bytes(BLOCK))
+    whole, rest = divmod(length, BLOCK)
+    return leaves(zeros) * whole + leaves(zeros[:rest])
 
-    :param hashes: the layer's hashes, joined; at least one
-    :param width: what the layer is filled up to, a power of two
-    :param filler: the hash that it is filled up with
+
+def piece_root(hashes: bytes, length: int) -> bytes:
+    """The hash of a piece: the root over its leaves.
+
+    :param length: the torrent's piece length, in bytes
     """
+    return _root(hashes, length // BLOCK, _NO_LEAF)
+
+
+def small_root(hashes: bytes) -> bytes:
+    """The root over the leaves of a file of a single piece."""
+    return _root(hashes, _width(hashes), _NO_LEAF)
+
+
+def file_root(hashes: bytes, length: int) -> bytes:
+    """The root over the hashes of all pieces.
+
+    :param length: the torrent's piece length, in bytes
+    """
+    return _root(hashes, _width(hashes), piece_root(_NO_LEAF, length))
+
+
+def _width(hashes: bytes) -> int:
+    """The power of two that holds all hashes of a layer."""
+    return 1 << (len(hashes) // DIGEST - 1).bit_length()
+
+
+def _root(hashes: bytes, width: int, filler: bytes) -> bytes:
+    """The root over a layer that is filled up to a width."""
     while width > 1:
         if len(hashes) % (2 * DIGEST):
             hashes += filler
@@ -41,21 +68,3 @@ def root(hashes: bytes, width: int, filler: bytes = _NO_LEAF) -> bytes:
         filler = _sha256(filler + filler).digest()
         width //= 2
     return hashes
-
-
-def empty(width: int) -> bytes:
-    """The root over so many leaves that are all beyond the end."""
-    return root(_NO_LEAF, width)
-
-
-def width_for(count: int) -> int:
-    """The power of two that holds so many hashes."""
-    return 1 << (count - 1).bit_length()
-
-
-def split(hashes: bytes, length: int = DIGEST) -> Iterator[bytes]:
-    """The hashes of a joined layer, one by one."""
-    return (
-        hashes[start : start + length]
-        for start in range(0, len(hashes), length)
-    )
