@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import os
 import typing
@@ -153,7 +152,11 @@ class Copy(base.ShowOne):
         algorithm, _colon, value = (parsed_args.hash or '').partition(':')
         with interrupt.Interruption() as interruption:
             try:
-                with self._reporter(parsed_args) as reporter:
+                with progress.shown(
+                    self.app,
+                    lambda: _size(parsed_args),
+                    not parsed_args.no_progress,
+                ) as reporter:
                     result = oslo_transfer.copy(
                         sources,
                         destination,
@@ -173,23 +176,6 @@ class Copy(base.ShowOne):
                     interruption.status, _cancelled(parsed_args.dst)
                 ) from exc
         return _COLUMNS, _values(result)
-
-    def _reporter(
-        self, parsed_args: argparse.Namespace
-    ) -> contextlib.AbstractContextManager[progress.Reporter | None]:
-        output = self.app.console
-        options = self.app.options
-
-        def size() -> int | None:
-            return _size(parsed_args)
-
-        if options.quiet:
-            return contextlib.nullcontext()
-        if output.terminal and not parsed_args.no_progress:
-            return progress.Reporter(output, size)
-        if self.app.verbosity:
-            return progress.Reporter(output, size, log=True)
-        return contextlib.nullcontext()
 
 
 def _values(result: oslo_transfer.TransferResult) -> list[typing.Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
+import contextlib
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ from oslo_transfer.cli import units
 
 if typing.TYPE_CHECKING:
     from oslo_transfer.cli import console
+    from oslo_transfer.cli import main
 
 LOG = logging.getLogger(__name__)
 
@@ -168,3 +170,20 @@ class Reporter:
             self._output.status(
                 bar(parts, total, size, self._output.width - 1)
             )
+
+
+def shown(
+    app: main.TransferApp, size: Callable[[], int | None], wanted: bool
+) -> contextlib.AbstractContextManager[Reporter | None]:
+    """A reporter where there is somebody to see it; else nothing.
+
+    :param size: as for :class:`Reporter`
+    :param wanted: whether a status line is welcome
+    """
+    if app.options.quiet:
+        return contextlib.nullcontext()
+    if app.console.terminal and wanted:
+        return Reporter(app.console, size)
+    if app.verbosity:
+        return Reporter(app.console, size, log=True)
+    return contextlib.nullcontext()

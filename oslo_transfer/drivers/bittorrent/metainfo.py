@@ -170,6 +170,18 @@ def parse(data: bytes, *, pinned: str | None = None) -> Metainfo:
     )
 
 
+def fit_name(name: bytes) -> bool:
+    """Whether libtorrent can make the name of a file from this one.
+
+    It takes one with "_____padding_file_" in it for padding, which is an
+    old convention.
+    """
+    letters = re.sub(rb'[^a-z]', b'', name)
+    return b'paddingfile' not in letters and bool(
+        fields.shown(name, escape=False).strip('./\\')
+    )
+
+
 class _Info:
     """The checked info dictionary: the part that the info-hash covers."""
 
@@ -188,7 +200,10 @@ class _Info:
         self.name = fields.get(info, b'name.utf-8', bytes) or fields.need(
             info, b'name', bytes
         )
-        _check_name(self.name)
+        if not fit_name(self.name):
+            raise exceptions.ProtocolError(
+                'the torrent\'s "name" is not one that a file can have'
+            )
         self.piece_length = fields.need(info, b'piece length', int)
         _check_piece_length(self.piece_length)
         private = fields.get(info, b'private', int)
@@ -307,19 +322,6 @@ def _check_pinned(pinned: str, v1: str | None, v2: str | None) -> None:
         )
 
 
-def _check_name(name: bytes) -> None:
-    # libtorrent makes a name of its own from this one, and takes one with
-    # "_____padding_file_" in it for padding (an old convention).
-    letters = re.sub(rb'[^a-z]', b'', name)
-    if (
-        not fields.shown(name, escape=False).strip('./\\')
-        or b'paddingfile' in letters
-    ):
-        raise exceptions.ProtocolError(
-            'the torrent\'s "name" is not one that a file can have'
-        )
-
-
 def _check_piece_length(length: int) -> None:
     if not MIN_PIECE <= length <= MAX_PIECE or length & (length - 1):
         raise exceptions.CapabilityMissing(
@@ -358,5 +360,5 @@ def _wrong_layers(detail: str) -> exceptions.IntegrityError:
 
 def _too_large() -> exceptions.ProtocolError:
     return exceptions.ProtocolError(
-        f'a torrent file of more than {MAX_BYTES} bytes'
+        f'more than the {MAX_BYTES} bytes that a torrent file may have'
     )
