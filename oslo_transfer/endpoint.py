@@ -97,6 +97,18 @@ class Endpoint:
             return f'{self.scheme}+{carried.url()}{mark}'
         return f'{self.scheme}://{self.netloc}{self.request_target}'
 
+    def text(self) -> str:
+        """What :func:`parse` makes this endpoint of; never log it."""
+        if self.scheme == 'file':
+            return self.path
+        url = self.url()
+        if self.username is None:
+            return url
+        userinfo = urllib.parse.quote(self.username, safe='')
+        if self.password is not None:
+            userinfo += ':' + urllib.parse.quote(self.password, safe='')
+        return url.replace('://', f'://{userinfo}@', 1)
+
     def without_userinfo(self) -> Endpoint:
         """The same endpoint with no login in it."""
         return dataclasses.replace(self, username=None, password=None)

@@ -58,10 +58,8 @@ class Helper(target.Helper):
             patient=False,
         )
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: exceptions.TransferError) -> None:
         """Remember it for the result, and for the next call."""
-        if not isinstance(error, exceptions.TransferError):
-            error = exceptions.Unavailable(f'{self.name}: {error}')
         self.error = error
         shared.current().locations.failed(self.end, error)
 

@@ -10,9 +10,11 @@ import os
 from oslo_config import cfg
 from oslo_config import types
 
+from oslo_transfer.drivers.bittorrent import opts as bittorrent_opts
 from oslo_transfer.drivers.ftp import opts as ftp_opts
 from oslo_transfer.drivers.http import opts as http_opts
 from oslo_transfer.drivers.sftp import opts as sftp_opts
+from oslo_transfer.service import opts as service_opts
 
 GROUP = 'oslo_transfer'
 
@@ -330,8 +332,11 @@ DATACENTER_SAMPLE = f'{DATACENTER_GROUP}example'
 
 _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     (GROUP, CORE_OPTIONS),
+    ('oslo_transfer_bittorrent', bittorrent_opts.OPTIONS),
     ('oslo_transfer_ftp', ftp_opts.OPTIONS),
     ('oslo_transfer_http', http_opts.OPTIONS),
+    (service_opts.SEED_GROUP, service_opts.SEED_OPTIONS),
+    (service_opts.SERVICE_GROUP, service_opts.SERVICE_OPTIONS),
     ('oslo_transfer_sftp', sftp_opts.OPTIONS),
 )
 

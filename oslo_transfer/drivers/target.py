@@ -12,6 +12,7 @@ from oslo_transfer import ranges
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer.drivers import base
+    from oslo_transfer import exceptions
 
 
 class Helper(abc.ABC):
@@ -35,7 +36,7 @@ class Helper(abc.ABC):
         """
 
     @abc.abstractmethod
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: exceptions.TransferError) -> None:
         """It was given up; the caller of the copy is told."""
 
 

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libtorrent's session: one for a process, shared by all its torrents.
+
+It has the listening port, the connections and their limits. It begins with
+the first torrent and ends with the last one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import threading
+import time
+import typing
+
+import libtorrent
+
+from oslo_transfer.drivers.bittorrent import peers
+from oslo_transfer.drivers.bittorrent import settings
+from oslo_transfer import exceptions
+
+LOG = logging.getLogger(__name__)
+
+# Seconds between two looks of the pump at what has to be flushed.
+_TICK = 0.1
+_ALERTS = (
+    libtorrent.alert_category.error
+    | libtorrent.alert_category.status
+    | libtorrent.alert_category.storage
+    | libtorrent.alert_category.tracker
+    | libtorrent.alert_category.piece_progress
+)
+_BLOCKED = 1
+_EVERYBODY = (
+    ('0.0.0.0', '255.255.255.255'),  # noqa: S104
+    ('::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff'),
+)
+
+
+class Listener(typing.Protocol):
+    """What a torrent of the session has to understand."""
+
+    def alert(self, alert: typing.Any) -> None:
+        """libtorrent says something of it; must not block."""
+
+    def tick(self) -> None:
+        """Called several times in a second; must not block."""
+
+
+class Session:
+    """One session of libtorrent. Thread-safe.
+
+    :param group: the options of the driver
+    """
+
+    def __init__(self, group: typing.Any) -> None:
+        self.allowed = peers.Allowed(group.peer_networks)
+        found: typing.Any = settings.session_settings(group)
+        found['alert_mask'] = _ALERTS
+        # Without the flag no plugin is loaded: peers are exchanged (PEX)
+        # only if the deployer wants that.
+        self._session: typing.Any = libtorrent.session(found, 0)
+        self._session.add_extension('smart_ban')
+        if group.pex:
+            self._session.add_extension('ut_pex')
+        self._limit(group.upload_rate_limit_bytes_per_second)
+        self._session.set_ip_filter(_filter(self.allowed))
+        self._lock = threading.Lock()
+        self._listeners: dict[typing.Any, Listener] = {}
+        self._hashes: set[str] = set()
+        self._ended = False
+        self._wakeup, self._alerts = socket.socketpair()
+        self._alerts.setblocking(False)
+        self._session.set_alert_fd(self._alerts.fileno())
+        self._pump = threading.Thread(
+            target=self._run, name='oslo-transfer-bittorrent', daemon=True
+        )
+        self._pump.start()
+
+    def _limit(self, rate: int) -> None:
+        """Have local peers keep the limits, too: they are all we have."""
+        for number in (
+            self._session.local_peer_class_id,
+            self._session.global_peer_class_id,
+        ):
+            found = self._session.get_peer_class(number)
+            found['upload_limit'] = rate
+            self._session.set_peer_class(number, found)
+
+    @property
+    def port(self) -> int:
+        """The TCP port on which peers connect."""
+        return int(self._session.listen_port())
+
+    def has(self, info_hash: str) -> bool:
+        """Whether a torrent is in it."""
+        return info_hash in self._hashes
+
+    def add(
+        self, parameters: typing.Any, info_hash: str, listener: Listener
+    ) -> typing.Any:
+        """Add a torrent; returns its handle.
+
+        Blocks for a moment.
+
+        :param parameters: libtorrent's ``add_torrent_params``
+        :raises ProtocolError: libtorrent does not take it
+        """
+        with self._lock:
+            self._hashes.add(info_hash)
+            try:
+                handle = self._session.add_torrent(parameters)
+            except RuntimeError as exc:
+                self._hashes.discard(info_hash)
+                raise exceptions.ProtocolError(
+                    f'libtorrent refuses the torrent: {exc}'
+                ) from exc
+            self._listeners[handle] = listener
+        return handle
+
+    def remove(self, handle: typing.Any, info_hash: str) -> None:
+        """Take a torrent away; its file stays."""
+        with self._lock:
+            if self._listeners.pop(handle, None) is None:
+                return
+            self._hashes.discard(info_hash)
+            self._session.remove_torrent(handle)
+
+    def close(self) -> None:
+        """End it. Trackers are told within a bounded time, beside this."""
+        self._ended = True
+        self._wakeup.shutdown(socket.SHUT_RDWR)
+        self._pump.join()
+
+    def _run(self) -> None:
+        """Pass on what libtorrent says."""
+        self._wakeup.settimeout(_TICK)
+        ticked = time.monotonic()
+        while not self._ended:
+            try:
+                self._wakeup.recv(4096)
+            except TimeoutError:
+                pass
+            except OSError:
+                break
+            for alert in self._session.pop_alerts():
+                self._pass_on(alert)
+            if time.monotonic() >= ticked + _TICK:
+                ticked = time.monotonic()
+                with self._lock:
+                    listeners = list(self._listeners.values())
+                for listener in listeners:
+                    listener.tick()
+        # libtorrent must not write to a descriptor that is somebody else's.
+        session, self._session = self._session, None
+        session.set_alert_fd(-1)
+        self._alerts.close()
+        self._wakeup.close()
+        # Waits for trackers to be told, in a thread of libtorrent's own.
+        del session
+
+    def _pass_on(self, alert: typing.Any) -> None:
+        handle = getattr(alert, 'handle', None)
+        listener = self._listeners.get(handle) if handle else None
+        if listener is not None:
+            listener.alert(alert)
+        elif isinstance(alert, libtorrent.listen_failed_alert):
+            LOG.warning('%s', alert.message())
+
+
+def _filter(allowed: peers.Allowed) -> typing.Any:
+    """libtorrent's filter: nobody but the allowed networks."""
+    found = libtorrent.ip_filter()
+    for first, last in _EVERYBODY:
+        found.add_rule(first, last, _BLOCKED)
+    for network in allowed.networks:
+        found.add_rule(
+            str(network.network_address), str(network.broadcast_address), 0
+        )
+        if isinstance(network, ipaddress.IPv4Network):
+            # A socket for both families shows IPv4 peers like this.
+            found.add_rule(
+                f'::ffff:{network.network_address}',
+                f'::ffff:{network.broadcast_address}',
+                0,
+            )
+    return found
+
+
+class _Pool:
+    """The sessions of a process: one, but for odd cases.
+
+    Another one is made where calls have different options, or where the
+    same torrent is wanted twice.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._used: dict[Session, tuple[typing.Any, set[str]]] = {}
+
+    def acquire(self, group: typing.Any, info_hash: str) -> Session:
+        key = tuple(sorted((name, repr(group[name])) for name in group))
+        with self._lock:
+            for session, (options, hashes) in self._used.items():
+                if options == key and info_hash not in hashes:
+                    hashes.add(info_hash)
+                    return session
+            session = Session(group)
+            self._used[session] = key, {info_hash}
+            return session
+
+    def release(self, session: Session, info_hash: str) -> None:
+        with self._lock:
+            _options, hashes = self._used[session]
+            hashes.discard(info_hash)
+            if hashes:
+                return
+            del self._used[session]
+        session.close()
+
+
+_pools: dict[int, _Pool] = {}
+
+
+def _pool() -> _Pool:
+    """That of this process: nothing of a session survives a fork."""
+    return _pools.setdefault(os.getpid(), _Pool())
+
+
+def acquire(group: typing.Any, info_hash: str) -> Session:
+    """The process's session, for one torrent; give it back in the end.
+
+    :param group: the options of the driver
+    :param info_hash: of the torrent
+    :raises ConfigurationError: an option cannot work
+    """
+    return _pool().acquire(group, info_hash)
+
+
+def release(session: Session, info_hash: str) -> None:
+    """Give a session back; the last one ends it."""
+    _pool().release(session, info_hash)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A torrent at work: its peers, the places that feed it, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Sequence
+import time
+import typing
+
+from oslo_transfer.drivers.bittorrent import feeder as _feeder
+from oslo_transfer.drivers.bittorrent import peers as _peers
+from oslo_transfer.drivers.bittorrent import torrent as _torrent
+from oslo_transfer import exceptions
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+    from oslo_transfer.drivers.bittorrent import metainfo
+    from oslo_transfer.drivers import target
+
+# Seconds after which peers that are not connected are tried again.
+_AGAIN = 5.0
+_LOOK = 0.5
+
+
+class Swarm:
+    """Gets pieces of a torrent into its file.
+
+    :param meta: the torrent
+    :param path: the file
+    :param group: the options of the driver
+    :param ctx: the limits
+    :param have: pieces that are in the file and right
+    :param places: further places to read pieces from
+    :param demand: the pieces that somebody waits for; None to get all
+    """
+
+    def __init__(
+        self,
+        meta: metainfo.Metainfo,
+        path: str,
+        group: typing.Any,
+        ctx: _context.Context,
+        *,
+        have: Collection[int],
+        places: Sequence[target.Helper],
+        demand: Callable[[], Sequence[int]] | None = None,
+    ) -> None:
+        self._ctx = ctx
+        allowed = _peers.Allowed(group.peer_networks)
+        finder: _peers.Finder = _peers.GivenPeers(group.peers)
+        trackers = _peers.trackers(meta, group.trackers, allowed, ctx)
+        self._peers = finder.peers(meta.info_hash, ctx)
+        self._lonely = not (self._peers or trackers or group.lsd or group.dht)
+        self.torrent = _torrent.Torrent(
+            meta,
+            path,
+            group,
+            have=have,
+            wanted=demand is None,
+            trackers=trackers,
+        )
+        self.torrent.connect(self._peers)
+        self._feeder = _feeder.Feeder(
+            self.torrent, places, demand or _nothing, ctx
+        )
+        self._stats = self.torrent.stats()
+        self._looked = self._connected = time.monotonic()
+        self._window = self._looked
+        self._before = 0
+
+    @property
+    def stats(self) -> _torrent.Stats:
+        """Figures of a moment ago."""
+        return self._stats
+
+    def look_after(self, waiting: bool = True) -> None:
+        """See that it goes on; to be called several times in a second.
+
+        :param waiting: somebody waits for pieces
+        :raises Stalled: nobody brings anything
+        :raises Unavailable: nobody is left who could
+        :raises IntegrityError: what came was wrong
+        :raises NoSpace: the file system is full
+        """
+        self._ctx.check()
+        self.torrent.check()
+        now = time.monotonic()
+        if now < self._looked + _LOOK:
+            return
+        self._looked = now
+        self._stats = self.torrent.stats()
+        if not self._stats.peers and now >= self._connected + _AGAIN:
+            self._connected = now
+            self.torrent.connect(self._peers)
+        if not waiting:
+            self._window, self._before = now, self._good_bytes()
+            return
+        if self._lonely and not self._stats.peers and not self._feeder.alive:
+            raise self._alone()
+        self._check_stall(now)
+
+    def _good_bytes(self) -> int:
+        found = self._stats
+        return (
+            found.from_peers - found.failed - found.redundant
+        ) + self._feeder.fed
+
+    def _check_stall(self, now: float) -> None:
+        rule = self._ctx.stall
+        if now < self._window + rule.seconds:
+            return
+        seconds = now - self._window
+        bytes_now = self._good_bytes()
+        if bytes_now - self._before < rule.bytes_per_second * seconds:
+            raise self._stalled(seconds)
+        self._window, self._before = now, bytes_now
+
+    def _alone(self) -> exceptions.TransferError:
+        if self._feeder.error is not None:
+            return self._feeder.error
+        return exceptions.Unavailable(
+            'nobody has the data: there are no peers, no trackers and no '
+            'web seeds; see [oslo_transfer_bittorrent] peer_networks, peers '
+            'and trackers'
+        )
+
+    def _stalled(self, seconds: float) -> exceptions.TransferError:
+        found = self._stats
+        if found.failed:
+            return exceptions.IntegrityError(
+                f'the swarm has wrong bytes: {found.failed} bytes from peers '
+                f'did not have the right hash'
+            )
+        return exceptions.Stalled(
+            f'the swarm brought nothing in {seconds:.0f} seconds; '
+            f'{found.peers} peers are connected, {found.seeds} of them have '
+            f'everything'
+        )
+
+    def close(self) -> None:
+        """Leave the swarm; idempotent."""
+        self._feeder.close()
+        self.torrent.close()
+
+
+def _nothing() -> Sequence[int]:
+    return ()
