@@ -26,6 +26,7 @@ from __future__ import annotations
 from oslo_transfer.testing.attach_suite import AttachConformance
 from oslo_transfer.testing.driver_suite import DriverConformance
 from oslo_transfer.testing.fill_suite import FillConformance
+from oslo_transfer.testing.filling_suite import FillingConformance
 from oslo_transfer.testing.harness import Harness
 from oslo_transfer.testing.harness import pattern
 from oslo_transfer.testing.harness import spread
@@ -37,6 +38,7 @@ __all__ = (
     'AttachConformance',
     'DriverConformance',
     'FillConformance',
+    'FillingConformance',
     'Harness',
     'SinkConformance',
     'SourceConformance',

@@ -15,6 +15,7 @@ from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer.testing import attach_suite
 from oslo_transfer.testing import fill_suite
+from oslo_transfer.testing import filling_suite
 from oslo_transfer.testing import harness
 from oslo_transfer.testing import sink_suite
 from oslo_transfer.testing import source_suite
@@ -38,6 +39,7 @@ _SUITES = {
     sink_suite.SinkConformance: Capability.WRITE,
     attach_suite.AttachConformance: Capability.ATTACH,
     fill_suite.FillConformance: _FILLS,
+    filling_suite.FillingConformance: Capability.FILL,
 }
 # What a peer can do, as hooks.
 _SOURCE_FAULTS = (

@@ -119,6 +119,14 @@ class Harness(TestBase):
     #: The driver to test.
     driver_class: type[base.Driver]
 
+    #: The size of the smallest object that the protocol can have.
+    smallest: typing.ClassVar[int] = 0
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes to try."""
+        return [size for size in SIZES if size >= self.smallest]
+
     def setUp(self) -> None:
         """Make a configuration and a driver of its own for the test.
 

@@ -49,10 +49,9 @@ def test_drivers(point):
         conformance.SinkConformance: base.Capability.WRITE,
         conformance.AttachConformance: base.Capability.ATTACH,
         conformance.FillConformance: (
-            base.Capability.CLONE
-            | base.Capability.FILL
-            | base.Capability.LOCAL_FILL
+            base.Capability.CLONE | base.Capability.LOCAL_FILL
         ),
+        conformance.FillingConformance: base.Capability.FILL,
     }
     for suite, flags in suites.items():
         if driver.capabilities & flags:
