@@ -214,4 +214,7 @@ class Filler(target.Target):
 
     def note(self, **figures: int) -> None:
         """Pass figures on to whoever watches."""
+        with self._lock:
+            figures['origin_bytes'] = self.shares.by_origin['origin']
+            figures['peer_bytes'] = self.shares.by_origin['peer']
         self._job.progress.note(figures)

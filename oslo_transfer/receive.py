@@ -141,6 +141,10 @@ class Receiver:
     def _check_promises(self, source: base.Source) -> None:
         """Compare what the source says of itself, before any byte."""
         expected = self._request.expected_size
+        if source.doubt is not None and not self._request.has_digest:
+            raise exceptions.IntegrityError(
+                f'{self._where}: {source.doubt}; give a digest'
+            )
         if source.size is not None and source.size > _MOST:
             raise exceptions.ProtocolError(
                 f'{self._where} says that it has {source.size} bytes'

@@ -41,6 +41,16 @@ class Flag(_Column[bool]):
         return 'yes' if self._value else 'no'
 
 
+class Seeding(_Column[bool | None]):
+    """Whether a file is still given to peers."""
+
+    def human_readable(self) -> str:
+        """Return it in words."""
+        if self._value is None:
+            return '-'
+        return 'by the service' if self._value else 'ended with the copy'
+
+
 class Number(_Column[int | None]):
     """A number, or a dash."""
 
@@ -63,6 +73,14 @@ class Seconds(_Column[float]):
     def human_readable(self) -> str:
         """Return it with its unit."""
         return f'{self._value:.2f} s'
+
+
+class Left(_Column[float | None]):
+    """Seconds until something ends, or a dash."""
+
+    def human_readable(self) -> str:
+        """Return it in minutes, or hours."""
+        return '-' if self._value is None else units.human_time(self._value)
 
 
 class Age(_Column[float]):

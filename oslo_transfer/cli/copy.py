@@ -36,6 +36,7 @@ _COLUMNS = (
     'wasted',
     'digest',
     'seconds',
+    'seeding',
     'attempts',
 )
 
@@ -50,6 +51,11 @@ Try a mirror first, then the origin, with at most 100 MiB per second::
 
   oslo-transfer copy --rate-limit 100M \\
       http://mirror.example/a.raw https://origin.example/a.raw /srv/a.raw
+
+Get it from the other hosts that fetch it, too, see torrent create::
+
+  oslo-transfer copy torrent+https://web.example/a.raw.torrent \
+      https://web.example/a.raw /srv/a.raw
 
 Use the result in a script::
 
@@ -194,6 +200,7 @@ def _values(result: oslo_transfer.TransferResult) -> list[typing.Any]:
         columns.Size(result.wasted),
         columns.Text(result.digest),
         columns.Seconds(result.seconds),
+        columns.Seeding(result.seeding),
         columns.Rows(attempts, [str(each) for each in result.attempts]),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
+from collections.abc import Mapping
 import contextlib
 import logging
 import threading
@@ -88,6 +89,21 @@ def describe(
     return parts
 
 
+def describe_peers(figures: Mapping[str, int]) -> list[str]:
+    """The parts that tell of peers, if there are any."""
+    if not figures:
+        return []
+    parts = [f'{figures["peers"]} peers']
+    for direction in ('from', 'to'):
+        rate = figures[f'{direction}_peers_per_second']
+        if rate:
+            parts.append(f'{direction} peers {units.human_size(rate)}/s')
+    given = figures['origin_bytes'] + figures['peer_bytes']
+    if given:
+        parts.append(f'origin {100 * figures["origin_bytes"] // given}%')
+    return parts
+
+
 def bar(parts: list[str], total: int, size: int | None, width: int) -> str:
     """One line of at most so many columns, with a bar if it fits."""
     text = '  '.join(parts)
@@ -123,6 +139,8 @@ class Reporter:
         self._size = size
         self._log = log
         self._total: int | None = None
+        #: What a driver tells beside the bytes.
+        self.figures: Mapping[str, int] = {}
         self._meter = Meter()
         self._started = time.monotonic()
         self._end = threading.Event()
@@ -163,6 +181,7 @@ class Reporter:
             parts = describe(total, None, self._meter.average, elapsed)
         else:
             parts = describe(total, size, self._meter.rate, elapsed)
+        parts += describe_peers(self.figures)
         if self._log:
             LOG.info('%s', ', '.join(parts))
         else:

@@ -132,6 +132,10 @@ class Source(abc.ABC):
     #: Where the bytes come from, a key of ``bytes_by_origin``.
     origin: str = 'origin'
 
+    #: Why nobody should rely on this data without a digest of it, or None:
+    #: the core refuses it then where none is known.
+    doubt: str | None = None
+
     @abc.abstractmethod
     def stream(self, offset: int, length: int | None) -> Stream:
         """Start to read a run of bytes.

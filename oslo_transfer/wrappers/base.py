@@ -22,10 +22,15 @@ class SourceWrapper(base.Source):
         self._source = source
         self.size = source.size
         self.pieces = source.pieces
-        self.origin = source.origin
         self.geometry = source.geometry
         self.validator = source.validator
         self.delimited = source.delimited
+        self.doubt = source.doubt
+
+    @property
+    def origin(self) -> str:  # type: ignore[override]
+        """That of the wrapped source; it may be known later only."""
+        return self._source.origin
 
     @property
     def capabilities(self) -> base.Capability:  # type: ignore[override]

@@ -42,7 +42,7 @@ DIGEST = f'sha256:{hashlib.sha256(DATA).hexdigest()}'
 KEYS = (
     'strategy driver source destination form verified attachment '
     'bytes_written bytes_by_origin bytes_by_location '
-    'wasted digest seconds attempts'
+    'wasted digest seconds seeding attempts'
 ).split()
 COMMANDS = (
     'copy',
@@ -1007,7 +1007,7 @@ def test_driver_list(command):
     assert 'random_read' in rows['https']['capabilities']
     assert rows['file']['available'] is True
     assert rows['file']['reason'] is None
-    assert '| file  | file ' in command('driver', 'list').out
+    assert '| file    | file ' in command('driver', 'list').out
 
 
 @pytest.mark.parametrize('name', ['http', 'https'])

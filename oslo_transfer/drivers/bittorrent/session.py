@@ -130,8 +130,8 @@ class Session:
 
     def close(self) -> None:
         """End it. Trackers are told within a bounded time, beside this."""
-        self._ended = True
         self._wakeup.shutdown(socket.SHUT_RDWR)
+        self._ended = True
         self._pump.join()
 
     def _run(self) -> None:

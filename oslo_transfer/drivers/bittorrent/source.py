@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import typing
 
@@ -12,11 +13,14 @@ from oslo_transfer.drivers.bittorrent import metainfo
 from oslo_transfer.drivers.bittorrent import reading as _reading
 from oslo_transfer import exceptions
 from oslo_transfer import location as _location
+from oslo_transfer.service import client
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer.drivers import target as _target
     from oslo_transfer import endpoint as _endpoint
+
+LOG = logging.getLogger(__name__)
 
 
 class TorrentSource(base.Source):
@@ -48,6 +52,8 @@ class TorrentSource(base.Source):
         self.size = self._meta.size
         self.validator = self._meta.validator
         self.geometry = base.Geometry(preferred=self._meta.piece_length)
+        if self._meta.info_hash_v2 is None:
+            self.doubt = 'its pieces have SHA-1 hashes, which can be forged'
         self._lock = threading.Lock()
         self._closed = False
         self._reading: _reading.Reading | None = None
@@ -89,7 +95,21 @@ class TorrentSource(base.Source):
 
     def landed(self, path: str) -> bool | None:
         """Have the service of this host go on seeding, if there is one."""
-        return False
+        filling = self._filling
+        if filling is None:
+            return None
+        service = client.Client(self._ctx.conf, self._ctx)
+        try:
+            service.add_seed(self._meta.data, path)
+        except exceptions.ServiceNotRunning as exc:
+            LOG.info('seeding of %s ends with the copy: %s', path, exc)
+            return False
+        except exceptions.TransferError as exc:
+            LOG.warning('seeding of %s ends with the copy: %s', path, exc)
+            return False
+        finally:
+            filling.close()
+        return True
 
     def _check_open(self) -> None:
         if self._closed:
