@@ -129,6 +129,12 @@ class Unavailable(TransferError):
     retryable = True
 
 
+class ServiceNotRunning(Unavailable):
+    """The service of this host, ``oslo-transfer serve``, is not there."""
+
+    retryable = False
+
+
 class StorageError(TransferError):
     """Reading or writing local storage failed."""
 
