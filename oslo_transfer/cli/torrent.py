@@ -152,8 +152,9 @@ class TorrentCreate(base.ShowOne):
             '--torrent-version',
             choices=create.VERSIONS,
             default='hybrid',
-            help='v2 has SHA-256, v1 has SHA-1 and is for old clients, '
-            'hybrid is both; default: hybrid',
+            help='v2 has SHA-256, v1 has SHA-1, hybrid is both; only v1 is '
+            'read by Transmission before 4.0 and aria2 before 1.37; default: '
+            'hybrid',
         )
         parser.add_argument(
             '--overwrite',

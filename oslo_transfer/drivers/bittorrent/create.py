@@ -283,6 +283,6 @@ def _check_urls(what: str, urls: Sequence[str]) -> None:
             or len(url) > fields.MAX_URL_LENGTH
         ):
             raise exceptions.ConfigurationError(
-                f'the {what} {found} is no URL of at most '
+                f'the {what} {ascii(str(found)[:80])} is no URL of at most '
                 f'{fields.MAX_URL_LENGTH} ASCII characters'
             )
