@@ -27,6 +27,7 @@ class BitTorrentDriver(base.Driver):
     capabilities = (
         base.Capability.READ
         | base.Capability.RANDOM_READ
+        | base.Capability.EXTENTS
         | base.Capability.FILL
     )
     OPTIONS = opts.OPTIONS

@@ -62,8 +62,6 @@ class Feeder:
         self._stream: base.Stream | None = None
         self._looked = 0.0
         self._availability: Sequence[int] = ()
-        # What was fed, in case that it is refused.
-        self._unchecked: dict[int, bytes] = {}
         self._slow_since: float | None = time.monotonic()
         self._reading = 0.0
         #: Bytes that it has read.
@@ -103,7 +101,7 @@ class Feeder:
     def _use(self, place: target.Helper) -> None:
         """Read from a place until the torrent is complete."""
         meta = self._torrent.meta
-        run = self._next_run(place)
+        run = self._next_run()
         if run is None:
             return
         source = place.open(self._ctx, meta.piece_span(run.start)[0])
@@ -114,26 +112,22 @@ class Feeder:
                 )
             if base.Capability.RANDOM_READ not in source.capabilities:
                 self._read_run(source, place, range(meta.piece_count), True)
-                self._settle(place)
                 return
-            while True:
-                while run is not None:
-                    self._read_run(source, place, run)
-                    run = self._next_run(place)
-                self._settle(place)
-                if self._torrent.complete:
-                    return
-                run = self._next_run(place)
+            while run is not None:
+                self._read_run(source, place, run)
+                run = self._next_run()
         finally:
             source.close()
 
-    def _next_run(self, place: target.Helper) -> range | None:
-        """The next pieces to read; waits for some. None when all are fed."""
-        while True:
-            self._keep_up(place)
+    def _next_run(self) -> range | None:
+        """The next pieces to read; waits for some. None when done."""
+        while not self._torrent.complete:
+            self._keep_up()
             have = self._torrent.have()
             if all(have):
-                return None
+                # What is on its way may still turn out to be wrong.
+                self._torrent.wait(_LOOK)
+                continue
             self._look()
             run = self._choice.next_run(
                 have, self._availability, self._demand(), self._peers_suffice()
@@ -141,6 +135,7 @@ class Feeder:
             if run:
                 return run
             self._torrent.wait(_LOOK)
+        return None
 
     def _look(self) -> None:
         """See what peers have, now and then: it takes libtorrent's time."""
@@ -187,7 +182,7 @@ class Feeder:
         self._stream = stream
         try:
             for index in run:
-                self._keep_up(place)
+                self._keep_up()
                 if (
                     index != run.start
                     and not whole
@@ -199,10 +194,12 @@ class Feeder:
                 _fill(stream, buffer[:length])
                 self._reading += time.monotonic() - started
                 self.fed += length
-                if self._torrent.missing(index):
-                    data = bytes(buffer[:length])
-                    self._unchecked[index] = data
-                    self._torrent.feed(index, data, place.name)
+                if not self._torrent.meta.check_piece(index, buffer[:length]):
+                    # libtorrent would blame a peer that had a part in it.
+                    raise exceptions.IntegrityError(
+                        f'{place.name}: piece {index} is wrong'
+                    )
+                self._torrent.feed(index, bytes(buffer[:length]), place.name)
         finally:
             self._stream = None
             stream.close()
@@ -214,43 +211,14 @@ class Feeder:
             self._availability[index] and self._peers_suffice()
         )
 
-    def _keep_up(self, place: target.Helper) -> None:
-        """Wait while too much is not checked yet; see what was wrong.
-
-        :raises IntegrityError: the place gave wrong bytes
-        """
+    def _keep_up(self) -> None:
+        """Wait while too much is not written yet."""
         most = max(1, _MOST_ON_ITS_WAY // self._torrent.meta.piece_length)
         while True:
             self._ctx.check()
             self._torrent.check()
-            self._retry_refused(place)
             if self._torrent.on_its_way < most:
-                break
-            self._torrent.wait(_LOOK)
-        if len(self._unchecked) > 2 * most:
-            self._unchecked = {
-                index: data
-                for index, data in self._unchecked.items()
-                if self._torrent.unchecked(index)
-            }
-
-    def _retry_refused(self, place: target.Helper) -> None:
-        for piece in self._torrent.refused():
-            data = self._unchecked.pop(piece.index, b'')
-            if not self._torrent.meta.check_piece(piece.index, data):
-                raise exceptions.IntegrityError(
-                    f'{place.name}: piece {piece.index} is wrong'
-                )
-            # It was mixed with blocks of a peer.
-            self._unchecked[piece.index] = data
-            self._torrent.feed(piece.index, data, place.name)
-
-    def _settle(self, place: target.Helper) -> None:
-        """Wait until all that was fed is checked."""
-        while self._torrent.on_its_way:
-            self._ctx.check()
-            self._torrent.check()
-            self._retry_refused(place)
+                return
             self._torrent.wait(_LOOK)
 
     def close(self) -> None:

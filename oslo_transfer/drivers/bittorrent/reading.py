@@ -150,11 +150,11 @@ class TorrentStream(base.Stream):
 
     def readinto(self, buffer: typing.Any) -> int:
         """Read at least one byte, as soon as its piece is there."""
-        if self._position >= self._end:
-            return 0
         if self.stopped or self._reading.closed:
             raise exceptions.TransferCancelled('the stream was closed')
         self._reading.ctx.check()
+        if self._position >= self._end:
+            return 0
         index = self._position // self._reading.meta.piece_length
         if index != self._piece:
             self._piece = index

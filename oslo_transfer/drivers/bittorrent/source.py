@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import logging
 import threading
 import typing
@@ -13,6 +14,7 @@ from oslo_transfer.drivers.bittorrent import metainfo
 from oslo_transfer.drivers.bittorrent import reading as _reading
 from oslo_transfer import exceptions
 from oslo_transfer import location as _location
+from oslo_transfer import ranges
 from oslo_transfer.service import client
 
 if typing.TYPE_CHECKING:
@@ -36,6 +38,7 @@ class TorrentSource(base.Source):
     capabilities = (
         base.Capability.READ
         | base.Capability.RANDOM_READ
+        | base.Capability.EXTENTS
         | base.Capability.FILL
     )
 
@@ -83,6 +86,22 @@ class TorrentSource(base.Source):
                     self._meta, self._group, self._ctx
                 )
             return _reading.TorrentStream(self._reading, offset, end)
+
+    def extents(self, offset: int, length: int) -> Iterator[base.Extent]:
+        """Pieces that are all zeros are known by their hashes."""
+        zeros = ranges.RangeSet()
+        for index in self._meta.zero_pieces():
+            start, count = self._meta.piece_span(index)
+            zeros.add(start, start + count)
+        end = offset + length
+        while offset < end:
+            stop = min(end, zeros.frontier(offset))
+            is_zero = stop > offset
+            if not is_zero:
+                stop = next((a for a, _ in zeros if a > offset), end)
+            stop = min(stop, end)
+            yield base.Extent(offset, stop - offset, not is_zero)
+            offset = stop
 
     def fill(self, target: _target.Target) -> None:
         """Have libtorrent fill a file; stays in the swarm until closed."""

@@ -101,7 +101,6 @@ class Torrent:
             self._state[index] = _READABLE
         self._readable: list[Piece] = []
         self._fed: dict[int, str] = {}
-        self._refused: list[Piece] = []
         self._unflushed: set[int] = set()
         self._flushing: set[int] | None = None
         self._error: exceptions.TransferError | None = None
@@ -224,10 +223,6 @@ class Torrent:
         """Whether a piece is neither there nor fed and on its way."""
         return self._state[index] == _MISSING and index not in self._fed
 
-    def unchecked(self, index: int) -> bool:
-        """Whether a piece's hash is still to be checked, or was wrong."""
-        return self._state[index] == _MISSING
-
     def have(self) -> list[bool]:
         """Which pieces are there, or fed and on their way."""
         with self._changed:
@@ -246,7 +241,7 @@ class Torrent:
         return self._state.count(_READABLE) == len(self._state)
 
     def feed(self, index: int, data: bytes, by: str) -> None:
-        """Bring a piece that is not from a peer; its hash is checked later.
+        """Bring a piece that is not from a peer, and that is right.
 
         :param by: names who gave it
         """
@@ -258,7 +253,7 @@ class Torrent:
 
     @property
     def on_its_way(self) -> int:
-        """Pieces that were fed and are not checked yet."""
+        """How many pieces were fed and are not in the file yet."""
         return len(self._fed)
 
     def collect(self) -> list[Piece]:
@@ -267,16 +262,10 @@ class Torrent:
             found, self._readable = self._readable, []
         return found
 
-    def refused(self) -> list[Piece]:
-        """Fed pieces that turned out to be wrong since the last call."""
-        with self._changed:
-            found, self._refused = self._refused, []
-        return found
-
     def wait(self, seconds: float) -> None:
         """Wait until something changes, but not longer than this."""
         with self._changed:
-            if not (self._readable or self._refused or self._error):
+            if not (self._readable or self._error):
                 self._changed.wait(seconds)
 
     def check(self) -> None:
@@ -330,10 +319,9 @@ class Torrent:
             self.tick()
 
     def _wrong(self, index: int) -> None:
+        """A hash was wrong; the piece is asked for again."""
         with self._changed:
-            by = self._fed.pop(index, None)
-            if by is not None:
-                self._refused.append(Piece(index, by))
+            self._fed.pop(index, None)
             self._changed.notify_all()
 
     def _broken(self, alert: typing.Any) -> None:
