@@ -57,6 +57,11 @@ class TorrentSource(base.Source):
         self.geometry = base.Geometry(preferred=self._meta.piece_length)
         if self._meta.info_hash_v2 is None:
             self.doubt = 'its pieces have SHA-1 hashes, which can be forged'
+        zeros = ranges.RangeSet()
+        for index in self._meta.zero_pieces():
+            offset, length = self._meta.piece_span(index)
+            zeros.add(offset, offset + length)
+        self._zeros = list(zeros)
         self._lock = threading.Lock()
         self._closed = False
         self._reading: _reading.Reading | None = None
@@ -89,19 +94,19 @@ class TorrentSource(base.Source):
 
     def extents(self, offset: int, length: int) -> Iterator[base.Extent]:
         """Pieces that are all zeros are known by their hashes."""
-        zeros = ranges.RangeSet()
-        for index in self._meta.zero_pieces():
-            start, count = self._meta.piece_span(index)
-            zeros.add(start, start + count)
         end = offset + length
-        while offset < end:
-            stop = min(end, zeros.frontier(offset))
-            is_zero = stop > offset
-            if not is_zero:
-                stop = next((a for a, _ in zeros if a > offset), end)
-            stop = min(stop, end)
-            yield base.Extent(offset, stop - offset, not is_zero)
-            offset = stop
+        for start, stop in self._zeros:
+            if stop <= offset:
+                continue
+            if start >= end:
+                break
+            if start > offset:
+                yield base.Extent(offset, start - offset, True)
+                offset = start
+            yield base.Extent(offset, min(stop, end) - offset, False)
+            offset = min(stop, end)
+        if offset < end:
+            yield base.Extent(offset, end - offset, True)
 
     def fill(self, target: _target.Target) -> None:
         """Have libtorrent fill a file; stays in the swarm until closed."""
