@@ -197,9 +197,10 @@ class _Info:
             raise exceptions.CapabilityMissing(
                 'torrents that ask peers for certificates are not supported'
             )
-        self.name = fields.get(info, b'name.utf-8', bytes) or fields.need(
-            info, b'name', bytes
-        )
+        name = fields.get(info, b'name.utf-8', bytes)
+        if name is None:
+            name = fields.need(info, b'name', bytes)
+        self.name = name
         if not fit_name(self.name):
             raise exceptions.ProtocolError(
                 'the torrent\'s "name" is not one that a file can have'
