@@ -421,3 +421,66 @@ def test_refusal_is_short():
 def test_pickle():
     found = endpoint.parse('http://u:p@a:1/b?c')
     assert pickle.loads(pickle.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ('text', 'carried', 'shown'),
+    [
+        (
+            'torrent+https://web/a.torrent',
+            'https://web/a.torrent',
+            'torrent+https://web/a.torrent',
+        ),
+        (
+            'TORRENT+HTTP://Web:81/a?key=s3cr3t#ab12',
+            'http://web:81/a?key=s3cr3t',
+            'torrent+http://web:81/a?***#ab12',
+        ),
+        (
+            'torrent+ftp://me:s3cr3t@web/a',
+            'ftp://me:s3cr3t@web/a',
+            'torrent+ftp://***@web/a',
+        ),
+        (
+            'torrent+file:///srv/a%20b.torrent#ab',
+            '/srv/a b.torrent',
+            'torrent+file:///srv/a b.torrent#ab',
+        ),
+    ],
+)
+def test_carriers(text, carried, shown):
+    """What stands behind the "+" says how to fetch what is named."""
+    found = endpoint.parse(text)
+    assert found.scheme == 'torrent'
+    assert found.carried == endpoint.parse(carried)
+    assert found.origin == found.carried.origin
+    assert str(found) == shown
+    assert SECRET not in repr(found)
+    assert endpoint.parse(found.carried.text()) == found.carried
+
+
+@pytest.mark.parametrize(
+    'text', ['a+b+c://host/', 'a+://host/', 'a+file://host/x', 'a+http:x']
+)
+def test_bad_carriers(text):
+    with pytest.raises(exceptions.InvalidEndpoint):
+        endpoint.parse(text)
+
+
+def test_only_carriers_have_fragments():
+    assert endpoint.parse('https://web/a#ab').fragment is None
+    assert endpoint.parse('torrent+https://web/a').fragment is None
+    assert endpoint.parse('torrent+https://web/a#').fragment == ''
+
+
+@hypothesis.given(st.text(max_size=20), st.text(max_size=20))
+def test_text_parses_to_the_same(username, password):
+    """Whatever a login has in it."""
+    found = endpoint.Endpoint(
+        'http', 'host', 80, '/a', 'b=c', username, password
+    )
+    try:
+        text = found.text()
+    except UnicodeEncodeError:
+        return  # Half a character, which no URL can have.
+    assert endpoint.parse(text) == found
