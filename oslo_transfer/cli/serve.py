@@ -29,7 +29,7 @@ class Serve(base.Command):
     examples = """\
 Examples::
 
-  oslo-transfer --config-file FILE serve --role seed
+  oslo-transfer serve --role seed
 
   curl --unix-socket /run/oslo-transfer/control.sock \\
       http://localhost/v1/status

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -25,8 +26,8 @@ from oslo_transfer.service import seed
 LOG = logging.getLogger(__name__)
 
 #: The roles by name.
-ROLES: Mapping[str, type[seed.SeedRole]] = {
-    each.name: each for each in (seed.SeedRole,)
+ROLES: Mapping[str, Callable[[cfg.ConfigOpts], role.Role]] = {
+    seed.SeedRole.name: seed.SeedRole,
 }
 #: Seconds between two looks at what is due.
 TICK = 1.0

@@ -88,7 +88,10 @@ class SeededFile:
         does not tell that the content has changed.
         """
         before = self._opened.st_mtime_ns
-        self._opened = os.fstat(self.fd)
+        try:
+            self._opened = os.fstat(self.fd)
+        except OSError:  # For example a file server that forgot it.
+            return True
         return self._opened.st_mtime_ns != before
 
     def close(self) -> None:

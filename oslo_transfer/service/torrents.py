@@ -101,7 +101,8 @@ class LibtorrentSeeder:
                     self._search_for(seeding)
                 except exceptions.TransferCancelled:
                     return
-                except exceptions.TransferError as exc:
+                # The second if it was removed meanwhile.
+                except (exceptions.TransferError, RuntimeError) as exc:
                     LOG.warning('%s: %s', seeding.meta.name, exc)
 
     def _search_for(self, seeding: _Seeding) -> None:

@@ -53,6 +53,10 @@ COMMANDS = (
     'attachment list',
     'attachment detach',
     'cleanup',
+    'serve',
+    'seed add',
+    'seed list',
+    'seed remove',
 )
 SCRIPT = (
     'import sys; from oslo_transfer.cli import main; sys.exit(main.main())'
