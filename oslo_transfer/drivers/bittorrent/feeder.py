@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import contextlib
 import logging
 import threading
 import time
 import typing
 
 from oslo_transfer.drivers import base
-from oslo_transfer.drivers import target
 from oslo_transfer.drivers.bittorrent import choice as _choice
+from oslo_transfer.drivers import target
 from oslo_transfer import exceptions
+from oslo_transfer import growth
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -26,10 +28,11 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Bytes that were fed and are not checked yet, at most.
+# Bytes that were fed and are not in the file yet, at most.
 _MOST_ON_ITS_WAY = 32 << 20
 # Seconds between two looks at what peers have.
 _LOOK = 0.1
+_TICK = 0.01
 # Peers suffice if they bring this share of what the origin gives ...
 _ENOUGH = 0.25
 # ... or have not been slower for longer than these seconds.
@@ -38,7 +41,10 @@ _JOIN_TIMEOUT = 5.0
 
 
 class Feeder:
-    """Feeds a torrent in a thread of its own, from one place at a time.
+    """Feeds a torrent in threads of its own, from one place at a time.
+
+    It begins with one stream. More are added while each makes it faster,
+    but only for a host that is alone: in a swarm the others are at work.
 
     :param torrent: what to feed
     :param places: where to read, in order; the next one if one fails
@@ -58,12 +64,17 @@ class Feeder:
         self._demand = demand
         self._stop = threading.Event()
         self._ctx = ctx.replace(stop=self._stop)
+        self._most_streams: int = ctx.conf.oslo_transfer.max_streams
+        self._lock = threading.Lock()
         self._choice = _choice.Choice(torrent.meta.piece_count)
-        self._stream: base.Stream | None = None
         self._looked = 0.0
         self._availability: Sequence[int] = ()
+        self._alone = True
         self._slow_since: float | None = time.monotonic()
-        self._reading = 0.0
+        self._started = 0.0
+        # Replaced and never changed: others go through it meanwhile.
+        self._readers: tuple[_Reader, ...] = ()
+        self._retired = 0
         #: Bytes that it has read.
         self.fed = 0
         #: Why the last place was given up, once all are.
@@ -101,41 +112,137 @@ class Feeder:
     def _use(self, place: target.Helper) -> None:
         """Read from a place until the torrent is complete."""
         meta = self._torrent.meta
-        run = self._next_run()
+        run = self.next_run()
         if run is None:
             return
         source = place.open(self._ctx, meta.piece_span(run.start)[0])
-        try:
+        with contextlib.closing(source):
             if source.size not in (None, meta.size):
                 raise exceptions.SizeMismatch(
                     meta.size, source.size or 0, place.name
                 )
-            if base.Capability.RANDOM_READ not in source.capabilities:
-                self._read_run(source, place, range(meta.piece_count), True)
-                return
-            while run is not None:
-                self._read_run(source, place, run)
-                run = self._next_run()
-        finally:
-            source.close()
+            self._started, self.fed = time.monotonic(), 0
+            ranges = base.Capability.RANDOM_READ in source.capabilities
+            if not ranges:
+                run = range(meta.piece_count)
+            self._read(source, place, run, ranges)
 
-    def _next_run(self) -> range | None:
-        """The next pieces to read; waits for some. None when done."""
+    def _read(
+        self,
+        source: base.Source,
+        place: target.Helper,
+        run: range,
+        ranges: bool,
+    ) -> None:
+        """Have readers at work until all is there, or the last one fails."""
+        more = growth.Growth(
+            min(self._most_streams, source.geometry.max_streams)
+            if ranges
+            else 1
+        )
+        self._add_reader(source, place, run, ranges)
+        try:
+            while self._readers:
+                self._torrent.check()
+                self._ctx.sleep(_TICK)
+                ended = [each for each in self._readers if each.ended]
+                self._readers = tuple(
+                    each for each in self._readers if each not in ended
+                )
+                for reader in ended:
+                    if reader.error is None:
+                        continue
+                    if not self._readers or not reader.error.retryable:
+                        raise reader.error
+                    more.refused()
+                streams = [r.stream for r in self._readers if r.stream]
+                if self._alone and more.wants_more(
+                    streams=len(self._readers),
+                    waited=[each.waited for each in streams],
+                    total=self.fed,
+                ):
+                    further = self.next_run(wait=False)
+                    if further is not None:
+                        self._add_reader(source, place, further, ranges)
+                if more.too_many:
+                    more.too_many = False
+                    self._retired += 1
+        finally:
+            for reader in self._readers:
+                reader.close()
+            self._readers = ()
+
+    def _add_reader(
+        self,
+        source: base.Source,
+        place: target.Helper,
+        run: range,
+        ranges: bool,
+    ) -> None:
+        reader = _Reader(self, source, place.name, run, ranges)
+        self._readers = (*self._readers, reader)
+
+    # For readers
+
+    @property
+    def torrent(self) -> _torrent.Torrent:
+        """What is fed."""
+        return self._torrent
+
+    def next_run(self, wait: bool = True) -> range | None:
+        """The next pieces to read. None when done, or for one too many.
+
+        :param wait: wait until there are some
+        """
         while not self._torrent.complete:
-            self._keep_up()
-            have = self._torrent.have()
-            if all(have):
-                # What is on its way may still turn out to be wrong.
-                self._torrent.wait(_LOOK)
-                continue
-            self._look()
-            run = self._choice.next_run(
-                have, self._availability, self._demand(), self._peers_suffice()
-            )
-            if run:
+            self.keep_up()
+            with self._lock:
+                if self._retired and len(self._readers) > 1:
+                    self._retired -= 1
+                    return None
+                run = self._choose()
+            if run or not wait:
                 return run
+            # What is on its way may still turn out to be wrong.
             self._torrent.wait(_LOOK)
         return None
+
+    def _choose(self) -> range | None:
+        have = self._torrent.have()
+        for reader in self._readers:
+            if reader.index is not None:
+                have[reader.index] = True
+        if all(have):
+            return None
+        self._look()
+        return self._choice.next_run(
+            have, self._availability, self._demand(), self._peers_suffice()
+        )
+
+    def goes_on(self, index: int) -> bool:
+        """Whether to read on into a piece."""
+        with self._lock:
+            self._look()
+            return (
+                self._torrent.missing(index)
+                and all(reader.index != index for reader in self._readers)
+                and not (self._availability[index] and self._peers_suffice())
+            )
+
+    def keep_up(self) -> None:
+        """Wait while too much is not written yet."""
+        most = max(1, _MOST_ON_ITS_WAY // self._torrent.meta.piece_length)
+        while True:
+            self._ctx.check()
+            self._torrent.check()
+            if self._torrent.on_its_way < most:
+                return
+            self._torrent.wait(_LOOK)
+
+    def count(self, length: int) -> None:
+        """Bytes were read."""
+        with self._lock:
+            self.fed += length
 
     def _look(self) -> None:
         """See what peers have, now and then: it takes libtorrent's time."""
@@ -146,8 +253,9 @@ class Feeder:
         self._availability = self._torrent.availability()
         if not self._availability:  # Nothing is missing.
             self._availability = [0] * self._torrent.meta.piece_count
-        rate = self._torrent.stats().down_rate
-        if rate and rate >= self._rate() * _ENOUGH:
+        stats = self._torrent.stats()
+        self._alone = not stats.peers
+        if stats.down_rate and stats.down_rate >= self._rate() * _ENOUGH:
             self._slow_since = None
         elif self._slow_since is None:
             self._slow_since = now
@@ -161,79 +269,108 @@ class Feeder:
 
     def _rate(self) -> float:
         """What the place gives, in bytes per second."""
-        return self.fed / self._reading if self._reading > _GRACE else 0.0
-
-    def _read_run(
-        self,
-        source: base.Source,
-        place: target.Helper,
-        run: range,
-        whole: bool = False,
-    ) -> None:
-        """Read pieces in order while they are wanted.
-
-        :param whole: read to the end: there is no second chance
-        """
-        meta = self._torrent.meta
-        offset = meta.piece_span(run.start)[0]
-        last, length = meta.piece_span(run.stop - 1)
-        buffer = memoryview(bytearray(meta.piece_length))
-        stream = source.stream(offset, last + length - offset)
-        self._stream = stream
-        try:
-            for index in run:
-                self._keep_up()
-                if (
-                    index != run.start
-                    and not whole
-                    and not self._goes_on(index)
-                ):
-                    break
-                _offset, length = meta.piece_span(index)
-                started = time.monotonic()
-                _fill(stream, buffer[:length])
-                self._reading += time.monotonic() - started
-                self.fed += length
-                if not self._torrent.meta.check_piece(index, buffer[:length]):
-                    # libtorrent would blame a peer that had a part in it.
-                    raise exceptions.IntegrityError(
-                        f'{place.name}: piece {index} is wrong'
-                    )
-                self._torrent.feed(index, bytes(buffer[:length]), place.name)
-        finally:
-            self._stream = None
-            stream.close()
-
-    def _goes_on(self, index: int) -> bool:
-        """Whether to read on into a piece."""
-        self._look()
-        return self._torrent.missing(index) and not (
-            self._availability[index] and self._peers_suffice()
-        )
-
-    def _keep_up(self) -> None:
-        """Wait while too much is not written yet."""
-        most = max(1, _MOST_ON_ITS_WAY // self._torrent.meta.piece_length)
-        while True:
-            self._ctx.check()
-            self._torrent.check()
-            if self._torrent.on_its_way < most:
-                return
-            self._torrent.wait(_LOOK)
+        seconds = time.monotonic() - self._started
+        return self.fed / seconds if self.fed and seconds > _GRACE else 0.0
 
     def close(self) -> None:
         """End it; what is being read is broken off. Idempotent."""
         self._stop.set()
-        stream = self._stream
-        if stream is not None:
-            stream.close()
+        for reader in self._readers:
+            reader.abort()
         if self._thread.ident is not None:
             self._thread.join(_JOIN_TIMEOUT)
 
 
-def _fill(stream: base.Stream, buffer: memoryview) -> None:
-    while buffer:
-        count = stream.readinto(buffer)
-        if not count:
-            raise exceptions.Unavailable('it ended early')
-        buffer = buffer[count:]
+class _Reader:
+    """Reads one stream after the other, in a thread of its own."""
+
+    def __init__(
+        self,
+        feeder: Feeder,
+        source: base.Source,
+        name: str,
+        run: range,
+        ranges: bool,
+    ) -> None:
+        self._feeder = feeder
+        self._source = source
+        self._name = name
+        self._ranges = ranges
+        #: The piece that is being read.
+        self.index: int | None = run.start
+        self.stream: base.Stream | None = None
+        self.error: exceptions.TransferError | None = None
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(run,),
+            name='oslo-transfer-feed',
+            daemon=True,
+        )
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it reads no more."""
+        return not self._thread.is_alive()
+
+    def _run(self, run: range | None) -> None:
+        try:
+            while run is not None:
+                self._read(run)
+                run = self._feeder.next_run() if self._ranges else None
+        except exceptions.TransferError as exc:
+            self.error = exc
+        except Exception as exc:
+            LOG.exception('feeding failed unexpectedly')
+            self.error = exceptions.Unavailable(f'feeding failed: {exc}')
+
+    def _read(self, run: range) -> None:
+        """Read pieces in order while they are wanted."""
+        meta = self._feeder.torrent.meta
+        offset = meta.piece_span(run.start)[0]
+        last, length = meta.piece_span(run.stop - 1)
+        buffer = memoryview(bytearray(meta.piece_length))
+        self.index = run.start
+        self.stream = self._source.stream(offset, last + length - offset)
+        try:
+            for index in run:
+                self._feeder.keep_up()
+                if (
+                    self._ranges
+                    and index != run.start
+                    and not self._feeder.goes_on(index)
+                ):
+                    break
+                self.index = index
+                self._feed(index, buffer[: meta.piece_span(index)[1]])
+        finally:
+            self.index = None
+            self.stream.close()
+            self.stream = None
+
+    def _feed(self, index: int, buffer: memoryview) -> None:
+        assert self.stream is not None
+        rest = buffer
+        while rest:
+            count = self.stream.readinto(rest)
+            if not count:
+                raise exceptions.Unavailable(f'{self._name} ended early')
+            rest = rest[count:]
+        self._feeder.count(len(buffer))
+        if not self._feeder.torrent.meta.check_piece(index, buffer):
+            # libtorrent would blame a peer that had a part in it.
+            raise exceptions.IntegrityError(
+                f'{self._name}: piece {index} is wrong'
+            )
+        self._feeder.torrent.feed(index, bytes(buffer), self._name)
+
+    def abort(self) -> None:
+        """Break off what is being read."""
+        stream = self.stream
+        if stream is not None:
+            stream.close()
+
+    def close(self) -> None:
+        """Break it off, and wait for the thread."""
+        self.abort()
+        self._thread.join(_JOIN_TIMEOUT)
