@@ -388,6 +388,27 @@ def test_command_line(service):
     assert service.seeds == []
 
 
+def test_copy_hands_its_file_over(service):
+    """One copy fetches from a foreign seed, the service goes on with it."""
+    with tracked() as tracker:
+        torrent, path = published(service, tracker)
+        path.unlink()
+        file = torrent.write(service.path / 'image.torrent')
+        with aria2.Aria2(torrent, DATA):
+            service.start()
+            ran = service.run(
+                *('copy', '-f', 'json', f'torrent+file://{file}', str(path)),
+                *('--hash', f'sha256:{hashlib.sha256(DATA).hexdigest()}'),
+            )
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)['seeding'] is True
+        (seed,) = service.seeds
+        assert seed['path'] == str(path)
+        with aria2.Aria2(torrent) as leech:
+            until(lambda: leech.complete, 30)
+            assert leech.path.read_bytes() == DATA
+
+
 def test_many_bytes_from_curl(service):
     """Curl asks first whether it may send so much."""
     service.start()
