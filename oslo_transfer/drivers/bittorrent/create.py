@@ -191,8 +191,8 @@ def _runs(
             yield position, start - position, True
         yield start, end - start, False
         position = end
-    # Also an empty rest: its end tells whether the source has changed.
-    yield position, size - position, True
+    if position < size:
+        yield position, size - position, True
 
 
 def _holes(source: base.Source, size: int) -> Iterator[tuple[int, int]]:
