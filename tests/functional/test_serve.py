@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -15,11 +16,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import libtorrent
 import pytest
 
+from oslo_transfer import exceptions
+from oslo_transfer.service import client
 from tests.servers import aria2
 from tests.servers import child
 from tests.servers import opentracker
@@ -63,6 +67,7 @@ class Service:
         self.path = path
         self.socket = path / 'control.sock'
         self.options = {'seed_seconds': 3600}
+        self.group = ''
         self.log = path / 'log'
         self.port = child.free_port()
         self.process = None
@@ -77,6 +82,7 @@ class Service:
             f'state_path = {self.path / "state"}',
             '[oslo_transfer_service]',
             f'control_socket = {self.socket}',
+            self.group,
             '[oslo_transfer_bittorrent]',
             'peer_networks = 127.0.0.0/8',
             'listen_address = 127.0.0.1',
@@ -298,7 +304,7 @@ def test_signal_ends_it_soon(service, number):
     """Whatever a tracker does, and whoever is in the middle of asking."""
     with (
         socket.create_server(('127.0.0.1', 0)) as black_hole,
-        socket.socket(socket.AF_UNIX) as client,
+        socket.socket(socket.AF_UNIX) as slow,
     ):
         port = black_hole.getsockname()[1]
         torrent = torrents.make(
@@ -312,8 +318,8 @@ def test_signal_ends_it_soon(service, number):
         service.add(torrent, path)
         black_hole.settimeout(20)
         announced, _ = black_hole.accept()
-        client.connect(str(service.socket))
-        client.sendall(b'POST /v1/seeds HTTP/1.1\r\n')
+        slow.connect(str(service.socket))
+        slow.sendall(b'POST /v1/seeds HTTP/1.1\r\n')
         while service.notified.recv(100) != b'WATCHDOG=1':
             pass
         started = time.monotonic()
@@ -327,6 +333,62 @@ def test_signal_ends_it_soon(service, number):
         while True:
             last = service.notified.recv(100)
     assert last == b'STOPPING=1'
+
+
+def test_what_was_accepted_survives_a_kill(service, conf):
+    """Killed while it takes seeds, as fast as they come."""
+    conf.set_override(
+        'control_socket', str(service.socket), group='oslo_transfer_service'
+    )
+    asking = client.Client(conf)
+    accepted = []
+
+    def hand_over(until_killed):
+        for number in itertools.count(len(accepted)):
+            data = resource.pattern(100_000, seed=number)
+            path = service.path / f'image-{number}'
+            path.write_bytes(data)
+            torrent = torrents.make(data, 'v2')
+            try:
+                asking.add_seed(torrent.encoded, str(path))
+            except exceptions.TransferError:
+                return
+            accepted.append(torrent.v2)
+            if len(accepted) == until_killed:
+                enough.set()
+
+    for count in (1, 7, 20):
+        service.start()
+        assert set(accepted) <= {each['info_hash'] for each in service.seeds}
+        enough = threading.Event()
+        thread = threading.Thread(target=hand_over, args=(count,))
+        thread.start()
+        assert enough.wait(20)
+        service.kill()
+        thread.join(20)
+    service.start()
+    assert set(accepted) <= {each['info_hash'] for each in service.seeds}
+    assert 'cannot be used' not in service.log.read_text()
+
+
+def test_only_the_group_may_ask(service, need):
+    need('setpriv', root=True)
+    gid = 54321
+    service.group = f'control_socket_group = {gid}'
+    service.path.chmod(0o755)
+    service.start()
+    curl = ['curl', '-sS', '--fail', '--unix-socket', str(service.socket)]
+    user = ['setpriv', '--reuid', '65534', '--regid', '65534']
+    for rights, status in (
+        (['--clear-groups'], 7),
+        ([f'--groups={gid}'], 0),
+    ):
+        ran = subprocess.run(
+            [*user, *rights, *curl, 'http://localhost/v1/status'],
+            capture_output=True,
+            timeout=20,
+        )
+        assert ran.returncode == status, ran.stderr
 
 
 def test_configuration_is_read_again(service):
