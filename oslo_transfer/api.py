@@ -197,7 +197,7 @@ def open_source(
     """
     call = _call.Call(conf, cancel, deadline, rate_limit)
     end = ends.end_of(src, call.driver)
-    return opening.alone(end, call.ctx, patient=False)
+    return opening.alone(end, call.ctx)
 
 
 def attach(

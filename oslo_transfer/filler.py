@@ -55,7 +55,6 @@ class Helper(target.Helper):
             ctx.replace(start=start),
             hosts=self._hosts,
             checked=True,
-            patient=False,
         )
 
     def failed(self, error: exceptions.TransferError) -> None:

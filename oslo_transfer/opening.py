@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import threading
@@ -29,39 +28,17 @@ def alone(
     *,
     hosts: Sequence[str] = (),
     checked: bool = False,
-    patient: bool = True,
 ) -> retry.RetryingSource:
     """Open one location with all its wrappers, for any use but a copy.
 
     :param ctx: the limits
     :param hosts: further hosts whose limits apply
     :param checked: what is read is verified: it may be joined anyhow
-    :param patient: try again for a while
     """
-
-    def once() -> base.Source:
-        return throttle.limited(end.open_source(ctx), ctx, (end.host, *hosts))
-
-    source = _patiently(once, ctx, str(end), patient)
+    source = throttle.limited(end.open_source(ctx), ctx, (end.host, *hosts))
     return retry.RetryingSource(
         source, ctx, str(end), joinable=checked or _is_strong(source)
     )
-
-
-def _patiently(
-    once: Callable[[], base.Source],
-    ctx: _context.Context,
-    where: str,
-    patient: bool,
-) -> base.Source:
-    backoff = retry.Backoff(ctx, where)
-    while True:
-        try:
-            return once()
-        except exceptions.TransferError as exc:
-            if not (exc.retryable and patient):
-                raise
-            backoff.failed(exc)
 
 
 def _is_strong(source: base.Source) -> bool:
@@ -109,13 +86,19 @@ class Opening:
         :param patient: try again for a while
         """
         start = max(0, hint - retry.OVERLAP)
-        try:
-            source = _patiently(
-                lambda: self._open_once(start), self._ctx, self.where, patient
-            )
-        except BaseException:
-            self.close()
-            raise
+        backoff = retry.Backoff(self._ctx, self.where)
+        while True:
+            try:
+                source = self._open_once(start)
+                break
+            except exceptions.TransferError as exc:
+                try:
+                    if not (exc.retryable and patient):
+                        raise
+                    backoff.failed(exc)
+                except BaseException:
+                    self.close()
+                    raise
         return retry.RetryingSource(
             source,
             self._ctx,

@@ -70,7 +70,11 @@ class ThrottledSource(wrappers.SourceWrapper):
         self._limiters = limiters
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
-        """A stream that waits its turn."""
+        """A stream that waits its turn; first for what is owed already.
+
+        Many short streams would otherwise never wait.
+        """
+        self._ctx.sleep(max(each.moved(0) for each in self._limiters))
         stream = self._source.stream(offset, length)
         return _ThrottledStream(
             stream,

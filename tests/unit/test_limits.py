@@ -545,3 +545,18 @@ def test_contexts_of_a_call_are_of_one_transfer(conf):
     assert ctx.replace(stop=threading.Event()).transfer is ctx.transfer
     assert _call.Call(conf, None, None, None).ctx.transfer != ctx.transfer
     assert isinstance(ctx, context.Context)
+
+
+def test_many_short_streams_wait_as_one_long_one_does(monkeypatch, conf):
+    """What one owes when it ends is waited for before the next begins."""
+    slept = []
+    monkeypatch.setattr(
+        context.Context, 'sleep', lambda self, seconds: slept.append(seconds)
+    )
+    source = throttle.ThrottledSource(
+        fakes.MemorySource(DATA), fakes.make_ctx(conf), [limiter.Limiter(MIB)]
+    )
+    for offset in range(0, MIB, 4096):
+        with source.stream(offset, 4096) as stream:
+            assert stream.readinto(bytearray(4096)) == 4096
+    assert slept[-1] == pytest.approx(1.0, abs=0.3)

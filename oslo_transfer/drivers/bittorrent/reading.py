@@ -44,17 +44,14 @@ class Reading:
         self._lock = threading.Lock()
         self._demand: dict[TorrentStream, range] = {}
         self.closed = False
-        with oserrors.os_errors('making a directory for pieces'):
-            self._directory = tempfile.TemporaryDirectory(
-                prefix='oslo-transfer-', dir=group.work_path
-            )
-            path = os.path.join(self._directory.name, 'pieces')
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-            os.ftruncate(self._fd, meta.size)
+        with oserrors.os_errors('making a file for pieces'):
+            self._file = tempfile.TemporaryFile(dir=group.work_path)
+            self._file.truncate(meta.size)
         try:
             self._swarm = _swarm.Swarm(
                 meta,
-                path,
+                # It has no name, so that nothing is left if we are killed.
+                f'/proc/self/fd/{self._file.fileno()}',
                 group,
                 ctx,
                 have=meta.zero_pieces(),
@@ -62,8 +59,7 @@ class Reading:
                 demand=self._wanted,
             )
         except BaseException:
-            os.close(self._fd)
-            self._directory.cleanup()
+            self._file.close()
             raise
 
     def _wanted(self) -> Sequence[int]:
@@ -112,7 +108,7 @@ class Reading:
     def pread(self, buffer: memoryview, offset: int) -> int:
         """Read bytes that are there."""
         with oserrors.os_errors('reading pieces'):
-            return os.preadv(self._fd, [buffer], offset)
+            return os.preadv(self._file.fileno(), [buffer], offset)
 
     @property
     def from_peers(self) -> int:
@@ -126,8 +122,7 @@ class Reading:
                 return
             self.closed = True
         self._swarm.close()
-        os.close(self._fd)
-        self._directory.cleanup()
+        self._file.close()
 
 
 class TorrentStream(base.Stream):

@@ -104,6 +104,7 @@ class Torrent:
         self._unflushed: set[int] = set()
         self._flushing: set[int] | None = None
         self._error: exceptions.TransferError | None = None
+        self._rate: int | None = None
         self._closed = False
         parameters = self._parameters(path, have, wanted, trackers)
         self._group = group
@@ -177,7 +178,9 @@ class Torrent:
 
     def limit(self, rate: int | None) -> None:
         """Set the most bytes per second that peers may bring."""
-        self._handle.set_download_limit(rate or 0)
+        if rate != self._rate:
+            self._rate = rate
+            self._handle.set_download_limit(rate or 0)
 
     def availability(self) -> list[int]:
         """How many connected peers have each piece. Blocks for a moment."""
