@@ -37,6 +37,7 @@ class SeededFile:
         if not usable:
             raise exceptions.InvalidEndpoint(f'{path!r} is no absolute path')
         self.path = path
+        self._size = size
         with oserrors.os_errors(f'opening {path}'):
             # A FIFO would keep us waiting.
             self.fd = os.open(
@@ -44,18 +45,18 @@ class SeededFile:
                 os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
             )
         try:
-            self._check(size, directories)
+            self._check(directories)
         except BaseException:
             self.close()
             raise
 
-    def _check(self, size: int, directories: Sequence[str]) -> None:
+    def _check(self, directories: Sequence[str]) -> None:
         self._opened = os.fstat(self.fd)
         if not stat.S_ISREG(self._opened.st_mode):
             raise exceptions.InvalidEndpoint(f'{self.path} is no plain file')
-        if self._opened.st_size != size:
+        if self._opened.st_size != self._size:
             raise exceptions.SizeMismatch(
-                size, self._opened.st_size, self.path
+                self._size, self._opened.st_size, self.path
             )
         # Where the open file is, which no rename can change any more.
         real = os.readlink(f'/proc/self/fd/{self.fd}')
@@ -77,7 +78,7 @@ class SeededFile:
             return f'the file cannot be found: {exc.strerror}'
         if not os.path.samestat(found, self._opened):
             return 'the file was replaced'
-        if found.st_size != self._opened.st_size:
+        if found.st_size != self._size:
             return 'the file has another size'
         return ''
 

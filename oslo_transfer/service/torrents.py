@@ -71,8 +71,9 @@ class LibtorrentSeeder:
             seedings = list(self._seedings.values())
         for seeding in seedings:
             seeding.leave()
+        end = time.monotonic() + _LET_GO
         for seeding in seedings:
-            seeding.remove()
+            seeding.remove(end)
         self._search.join(2 * _context.TICK)
 
     def _gone(self, seeding: _Seeding) -> None:
@@ -133,7 +134,7 @@ class _Seeding:
         self._removed = False
         self._trackers: list[str] = []
         parameters = _parameters(meta, fd)
-        self._session = _session.acquire(group, meta.info_hash)
+        self._session = _session.acquire(group, meta.info_hash, seeding=True)
         try:
             self._handle = self._session.add(parameters, meta.info_hash, self)
         except BaseException:
@@ -169,8 +170,11 @@ class _Seeding:
         """Begin to end it."""
         self._session.remove(self._handle, self.meta.info_hash)
 
-    def remove(self) -> None:
-        """End it, and wait until libtorrent has let the file go."""
+    def remove(self, end: float | None = None) -> None:
+        """End it, and wait until libtorrent has let the file go.
+
+        :param end: when to wait no longer, by the monotonic clock
+        """
         if self._removed:
             return
         self._removed = True
@@ -178,7 +182,8 @@ class _Seeding:
         self.leave()
         # Its threads may still open the file by the descriptor's number,
         # which could soon be that of another file.
-        end = time.monotonic() + _LET_GO
+        if end is None:
+            end = time.monotonic() + _LET_GO
         while self._handle.is_valid() and time.monotonic() < end:
             time.sleep(0.01)
         _session.release(self._session, self.meta.info_hash)
