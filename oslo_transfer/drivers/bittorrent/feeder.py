@@ -28,6 +28,12 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+# Bytes that are asked for at once while others may bring them sooner.
+_LONGEST = 4 << 20
+# How far it may be ahead of what peers have got of it, in bytes and in
+# seconds of its own reading, the larger of both.
+_AHEAD = 1 << 20
+_AHEAD_SECONDS = 0.25
 # Bytes that were fed and are not in the file yet, at most.
 _MOST_ON_ITS_WAY = 32 << 20
 # Seconds between two looks at what peers have.
@@ -66,10 +72,14 @@ class Feeder:
         self._ctx = ctx.replace(stop=self._stop)
         self._most_streams: int = ctx.conf.oslo_transfer.max_streams
         self._lock = threading.Lock()
-        self._choice = _choice.Choice(torrent.meta.piece_count)
+        meta = torrent.meta
+        self._choice = _choice.Choice(
+            meta.piece_count, _LONGEST // meta.piece_length
+        )
         self._looked = 0.0
         self._availability: Sequence[int] = ()
         self._alone = True
+        self._from_peers = 0
         self._slow_since: float | None = time.monotonic()
         self._started = 0.0
         # Replaced and never changed: others go through it meanwhile.
@@ -211,7 +221,9 @@ class Feeder:
         have = self._torrent.have()
         for reader in self._readers:
             if reader.index is not None:
-                have[reader.index] = True
+                # And where it will be in a moment.
+                have[reader.index : reader.index + 2] = [True, True]
+        del have[self._torrent.meta.piece_count :]
         if all(have):
             return None
         self._look()
@@ -239,9 +251,34 @@ class Feeder:
                 return
             self._torrent.wait(_LOOK)
 
-    def count(self, length: int) -> None:
-        """Bytes were read."""
+    def let_others(self) -> None:
+        """Pause while peers still want much of what only this host has.
+
+        Else it would have more to hand on than it can, and the origin less
+        for the others. Not where they take nothing, or give little.
+        """
+        least: int | None = None
+        since = time.monotonic()
+        while time.monotonic() < since + _GRACE:
+            self._ctx.check()
+            with self._lock:
+                self._look()
+                ahead = self._choice.ahead(self._availability)
+                rate = self._rate()
+                if self._from_peers < rate:
+                    return
+            if ahead * self._torrent.meta.piece_length <= max(
+                _AHEAD, rate * _AHEAD_SECONDS
+            ):
+                return
+            if least is None or ahead < least:
+                least, since = ahead, time.monotonic()
+            self._torrent.wait(_TICK)
+
+    def took(self, index: int, length: int) -> None:
+        """A piece was read."""
         with self._lock:
+            self._choice.took(index)
             self.fed += length
 
     def _look(self) -> None:
@@ -255,6 +292,7 @@ class Feeder:
             self._availability = [0] * self._torrent.meta.piece_count
         stats = self._torrent.stats()
         self._alone = not stats.peers
+        self._from_peers = stats.down_rate
         if stats.down_rate and stats.down_rate >= self._rate() * _ENOUGH:
             self._slow_since = None
         elif self._slow_since is None:
@@ -335,6 +373,7 @@ class _Reader:
         try:
             for index in run:
                 self._feeder.keep_up()
+                self._feeder.let_others()
                 if (
                     self._ranges
                     and index != run.start
@@ -356,7 +395,7 @@ class _Reader:
             if not count:
                 raise exceptions.Unavailable(f'{self._name} ended early')
             rest = rest[count:]
-        self._feeder.count(len(buffer))
+        self._feeder.took(index, len(buffer))
         if not self._feeder.torrent.meta.check_piece(index, buffer):
             # libtorrent would blame a peer that had a part in it.
             raise exceptions.IntegrityError(

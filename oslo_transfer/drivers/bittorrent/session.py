@@ -53,11 +53,12 @@ class Session:
     """One session of libtorrent. Thread-safe.
 
     :param group: the options of the driver
+    :param seeding: it is there to seed, not to fetch
     """
 
-    def __init__(self, group: typing.Any) -> None:
+    def __init__(self, group: typing.Any, seeding: bool = False) -> None:
         self.allowed = peers.Allowed(group.peer_networks)
-        found: typing.Any = settings.session_settings(group)
+        found: typing.Any = settings.session_settings(group, seeding)
         found['alert_mask'] = _ALERTS
         # Without the flag no plugin is loaded: peers are exchanged (PEX)
         # only if the deployer wants that.
@@ -200,14 +201,17 @@ class _Pool:
         self._lock = threading.Lock()
         self._used: dict[Session, tuple[typing.Any, set[str]]] = {}
 
-    def acquire(self, group: typing.Any, info_hash: str) -> Session:
-        key = tuple(sorted((name, repr(group[name])) for name in group))
+    def acquire(
+        self, group: typing.Any, info_hash: str, seeding: bool
+    ) -> Session:
+        options = sorted((name, repr(group[name])) for name in group)
+        key = (seeding, *options)
         with self._lock:
-            for session, (options, hashes) in self._used.items():
-                if options == key and info_hash not in hashes:
+            for session, (theirs, hashes) in self._used.items():
+                if theirs == key and info_hash not in hashes:
                     hashes.add(info_hash)
                     return session
-            session = Session(group)
+            session = Session(group, seeding)
             self._used[session] = key, {info_hash}
             return session
 
@@ -229,14 +233,17 @@ def _pool() -> _Pool:
     return _pools.setdefault(os.getpid(), _Pool())
 
 
-def acquire(group: typing.Any, info_hash: str) -> Session:
+def acquire(
+    group: typing.Any, info_hash: str, seeding: bool = False
+) -> Session:
     """The process's session, for one torrent; give it back in the end.
 
     :param group: the options of the driver
     :param info_hash: of the torrent
+    :param seeding: for a torrent that is complete
     :raises ConfigurationError: an option cannot work
     """
-    return _pool().acquire(group, info_hash)
+    return _pool().acquire(group, info_hash, seeding)
 
 
 def release(session: Session, info_hash: str) -> None:
