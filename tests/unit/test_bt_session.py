@@ -8,8 +8,11 @@ import socket
 
 import pytest
 
+from oslo_transfer.drivers.bittorrent import metainfo
 from oslo_transfer.drivers.bittorrent import session
+from oslo_transfer.drivers.bittorrent import torrent
 from oslo_transfer import exceptions
+from tests.servers import torrents
 
 pytestmark = pytest.mark.usefixtures('nothing_left')
 
@@ -88,3 +91,39 @@ def test_bad_networks_are_told_and_leave_nothing(group, conf):
     conf.set_override('peer_networks', ['x'], 'oslo_transfer_bittorrent')
     with pytest.raises(exceptions.ConfigurationError, match='peer_networks'):
         session.acquire(group, ONE)
+
+
+def test_it_goes_out_by_the_address_that_it_listens_on(group, conf, tmp_path):
+    """Else others would see it come from a network that they refuse."""
+    for name, value in (
+        ('listen_address', '127.0.3.1'),
+        ('peer_networks', ['127.0.0.0/8']),
+    ):
+        conf.set_override(name, value, 'oslo_transfer_bittorrent')
+    meta = metainfo.parse(torrents.make(b'data').encoded)
+    with socket.create_server(('127.0.3.2', 0)) as peer:
+        peer.settimeout(10)
+        found = torrent.Torrent(
+            meta, str(tmp_path / 'file'), group, have=(), wanted=True
+        )
+        try:
+            found.connect([peer.getsockname()])
+            connection, address = peer.accept()
+            connection.close()
+        finally:
+            found.close()
+    assert address[0] == '127.0.3.1'
+
+
+@pytest.mark.parametrize('address', ['::1', '::', '0.0.0.0'])
+def test_it_listens_on_any_kind_of_address(group, conf, address):
+    conf.set_override('listen_address', address, 'oslo_transfer_bittorrent')
+    found = session.acquire(group, ONE)
+    try:
+        family = socket.AF_INET6 if ':' in address else socket.AF_INET
+        host = '::1' if ':' in address else '127.0.0.1'
+        with socket.socket(family) as probe:
+            probe.settimeout(5)
+            assert probe.connect_ex((host, found.port)) == 0
+    finally:
+        session.release(found, ONE)
