@@ -109,6 +109,8 @@ def read(source: base.Source) -> bytes:
     :raises ProtocolError: it is larger than :data:`MAX_BYTES`
     :raises TransferError: it cannot be read
     """
+    if source.size is not None and source.size > MAX_BYTES:
+        raise _too_large()
     found = bytearray()
     buffer = memoryview(bytearray(_READ))
     with source.stream(0, source.size) as stream:
