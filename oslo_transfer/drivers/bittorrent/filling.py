@@ -67,7 +67,7 @@ class Filling:
                 self._report(torrent.collect())
                 self._swarm.look_after()
                 self._note()
-                torrent.wait(_TICK)
+                torrent.wait_readable(_TICK)
         finally:
             self._report(torrent.collect())
             stats = torrent.stats()

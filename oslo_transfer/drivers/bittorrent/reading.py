@@ -103,7 +103,7 @@ class Reading:
             self._swarm.look_after()
             torrent.collect()
             torrent.tick()
-            torrent.wait(_WAIT)
+            torrent.wait_readable(_WAIT)
 
     def pread(self, buffer: memoryview, offset: int) -> int:
         """Read bytes that are there."""

@@ -268,6 +268,11 @@ class Torrent:
     def wait(self, seconds: float) -> None:
         """Wait until something changes, but not longer than this."""
         with self._changed:
+            self._changed.wait(seconds)
+
+    def wait_readable(self, seconds: float) -> None:
+        """Wait until there is something to collect, or an error."""
+        with self._changed:
             if not (self._readable or self._error):
                 self._changed.wait(seconds)
 
