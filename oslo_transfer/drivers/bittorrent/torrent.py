@@ -14,10 +14,12 @@ import typing
 
 import libtorrent
 
-from oslo_transfer.drivers.bittorrent import metainfo
 from oslo_transfer.drivers.bittorrent import peers as _peers
 from oslo_transfer.drivers.bittorrent import session as _session
 from oslo_transfer import exceptions
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer.drivers.bittorrent import metainfo
 
 LOG = logging.getLogger(__name__)
 
@@ -128,9 +130,7 @@ class Torrent:
                 'libtorrent needs paths in UTF-8'
             ) from exc
         try:
-            found = libtorrent.load_torrent_buffer(
-                self.meta.data, {'max_buffer_size': metainfo.MAX_BYTES}
-            )
+            found = libtorrent.load_torrent_buffer(self.meta.data)
         except RuntimeError as exc:
             raise exceptions.ProtocolError(
                 f'libtorrent refuses the torrent: {exc}'
