@@ -45,6 +45,10 @@ def conf():
         'max_retry_delay': 0.2,
     }.items():
         conf.set_override(name, value, group='oslo_transfer')
+    # The service of this host is nothing to talk to for a test.
+    conf.set_override(
+        'control_socket', '/nonexistent', group='oslo_transfer_service'
+    )
     return conf
 
 

@@ -32,6 +32,10 @@ def make_conf(**options: typing.Any) -> cfg.ConfigOpts:
         **options,
     }.items():
         conf.set_override(name, value, group=opts.GROUP)
+    # The service of this host is nothing to talk to for a test.
+    conf.set_override(
+        'control_socket', '/nonexistent', group='oslo_transfer_service'
+    )
     return conf
 
 

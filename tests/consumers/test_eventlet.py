@@ -11,6 +11,9 @@ import sys
 
 import pytest
 
+import oslo_transfer
+from oslo_transfer.drivers.bittorrent import create
+from oslo_transfer.testing import fixtures
 from tests.consumers import shapes
 from tests.servers import http
 from tests.servers import resource
@@ -30,6 +33,7 @@ COPIES = (
     'proxied_file',
     'proxied_name',
     'memory',
+    'torrent',
 )
 CANCELS = ('cancelled', 'cancelled_busy')
 ALL = (*COPIES, 'read', *CANCELS)
@@ -40,6 +44,16 @@ def environment():
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     path = os.pathsep.join([root, os.environ.get('PYTHONPATH', '')])
     return {**os.environ, 'PYTHONPATH': path.rstrip(os.pathsep)}
+
+
+def published(file):
+    """The path of a torrent file of a file."""
+    path = f'{file}.torrent'
+    with oslo_transfer.open_source(file, conf=fixtures.make_conf()) as source:
+        data = create.create(source, name='image')
+    with open(path, 'xb') as torrent:
+        torrent.write(data)
+    return path
 
 
 @pytest.fixture
@@ -60,6 +74,7 @@ def outcome(tmp_path):
             'stalled_url': server.serve('/stalled', stalled),
             'put_url': server.allow_put('/upload'),
             'file': str(file),
+            'torrent': 'torrent+file://' + published(file),
             'directory': str(tmp_path),
             'sha256': hashlib.sha256(DATA).hexdigest(),
             'options': {'stall_timeout': 5.0},
@@ -92,6 +107,7 @@ def test_service_under_eventlet(outcome):
         assert found['verified'] == (name not in unhashed), name
         assert found['reused'] == (name == 'reused'), name
     assert outcome['splice']['method'] == 'splice'
+    assert outcome['torrent']['method'] == 'fill'
     assert outcome['proxied_file']['name']
     assert outcome['read']['right']
     for name in CANCELS:

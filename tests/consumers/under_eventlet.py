@@ -166,6 +166,11 @@ class Scenarios:
         right = hashlib.sha256(data.getvalue()).hexdigest()
         return {**found, 'right': right == self._job['sha256']}
 
+    def torrent(self):
+        """Fed from HTTP; libtorrent has threads of its own."""
+        locations = [self._job['torrent'], self._job['url']]
+        return self._copy(locations, self._path(), **self._digest())
+
     def read(self):
         """By open_source()."""
         state = hashlib.sha256()
