@@ -21,8 +21,12 @@ readonly VENV=$PWD/.venv-demo
 # the FTP server, and has its TLS from pyopenssl.
 make_venv "$VENV" 'cryptography>=43.0.0' 'pyftpdlib>=2.1.0' \
     'pyopenssl>=24.3.0'
-if is_root_on_debian && ! command -v mkfs.xfs >/dev/null; then
-    apt_install xfsprogs || true
+# A file system with reflinks, and a BitTorrent client that others wrote.
+packages=()
+command -v mkfs.xfs >/dev/null || packages+=(xfsprogs)
+command -v aria2c >/dev/null || packages+=(aria2)
+if is_root_on_debian && ((${#packages[@]})); then
+    apt_install "${packages[@]}" || true
 fi
 
 export PYTHONPATH=$PWD/tools PYTHONSAFEPATH=1

@@ -18,7 +18,7 @@ from demo import show
 from oslo_transfer import exceptions
 
 # Modules that register rows, in the order of the table.
-_THEMES = ('remote', 'web', 'mirrors', 'local')
+_THEMES = ('remote', 'torrents', 'swarm', 'web', 'mirrors', 'local')
 _HEAD = (
     'protocol',
     'what',

@@ -6,11 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import dataclasses
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 from demo import images
 from demo import scene
@@ -69,19 +65,11 @@ def _explained(
     here: scene.Scene, src: list[str], names: dict[str, str]
 ) -> scene.Row:
     """Have the command say what will be done."""
-    tool = pathlib.Path(sys.executable).with_name('oslo-transfer')
-    done = subprocess.run(
-        [
-            *(os.fspath(tool), '--config-file', str(here.conf_file)),
-            *('explain', '-f', 'json', '--hash', f'sha512:{here.raw.digest}'),
-            *(*src, str(here.target(here.raw))),
-        ],
-        capture_output=True,
-        text=True,
+    done = here.command(
+        *('explain', '-f', 'json', '--hash', f'sha512:{here.raw.digest}'),
+        *(*src, str(here.target(here.raw))),
     )
-    if done.returncode:
-        raise scene.Broken(f'oslo-transfer explain: {done.stderr}')
-    plan = json.loads(done.stdout)
+    plan = json.loads(done)
     steps = [
         f'{each["strategy"]}: {each["choice"]}'
         + (f' ({each["reason"]})' if each['reason'] else '')

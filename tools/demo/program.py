@@ -31,6 +31,6 @@ class Program:
         #: Where it listens, on ``localhost``.
         self.port = int(self._process.stdout.readline())
 
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
+    def close(self) -> str:
+        """End the process; returns what it prints in the end."""
+        return self._process.communicate()[0]

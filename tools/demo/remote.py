@@ -57,10 +57,16 @@ def uploads(protocol: str, here: scene.Scene) -> Iterator[scene.Row]:
 
 def killed(protocol: str, here: scene.Scene) -> Iterator[scene.Row]:
     """Another process is killed in mid-copy; this one goes on."""
-    image = here.raw
-    src = f'{here.url(protocol)}/{image.path.name}'
+    src = f'{here.url(protocol)}/{here.raw.path.name}'
+    yield killed_and_resumed(protocol, here, src, here.raw)
+
+
+def killed_and_resumed(
+    protocol: str, here: scene.Scene, src: str, image: images.Image
+) -> scene.Row:
+    """The same with any URL of an image."""
     dst = here.target(image)
-    reached = _kill_a_copy(protocol, here, src, dst)
+    reached = _kill_a_copy(protocol, here, src, dst, image)
     if dst.exists():
         raise scene.Broken(f'{dst} shows before it is complete')
     row = here.copy(protocol, 'resumed after kill -9', src, dst, image)
@@ -71,14 +77,17 @@ def killed(protocol: str, here: scene.Scene) -> Iterator[scene.Row]:
         f'killed after {reached / 1e6:.0f} MB, nothing at the destination; '
         f'then {resumed / 1e6:.0f} MB were resumed'
     )
-    yield dataclasses.replace(row, notes=(note,))
+    return dataclasses.replace(row, notes=(note,))
 
 
 def _kill_a_copy(
-    protocol: str, here: scene.Scene, src: str, dst: pathlib.Path
+    protocol: str,
+    here: scene.Scene,
+    src: str,
+    dst: pathlib.Path,
+    image: images.Image,
 ) -> int:
     """Start a copy, kill it; returns how many bytes it told of."""
-    image = here.raw
     bar = show.Bar(f'{protocol}, killed', image.size)
     # Slow enough to be seen, and to be hit.
     rate = image.size // 3

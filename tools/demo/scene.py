@@ -8,7 +8,11 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
+import socket
+import subprocess
+import sys
 import tempfile
 import typing
 
@@ -56,6 +60,9 @@ class Row:
 #: Those that have a server here.
 PROTOCOLS = ('http', 'https', 'ftp', 'ftps', 'sftp')
 
+#: The command of the library.
+TOOL = pathlib.Path(sys.executable).with_name('oslo-transfer')
+
 Act = Callable[['Scene'], Iterator[Row]]
 
 #: Each shows some rows; (title, function).
@@ -70,6 +77,14 @@ def act(title: str) -> Callable[[Act], Act]:
         return function
 
     return register
+
+
+def free_port() -> int:
+    """A TCP port that nobody on this host uses."""
+    with socket.socket() as sock:
+        sock.bind(('', 0))
+        port: int = sock.getsockname()[1]
+    return port
 
 
 def configuration(path: str | pathlib.Path) -> cfg.ConfigOpts:
@@ -183,8 +198,19 @@ class Scene:
             f'[oslo_transfer_sftp]\n'
             f'known_hosts_file = {self._ssh}/known_hosts\n'
             f'private_key_file = {self._ssh}/client\n'
+            f'[oslo_transfer_bittorrent]\n'
+            f'peer_networks = 127.0.0.0/8\n'
+            f'peers = {self.seeder}\n'
+            f'listen_address = 127.0.0.1\n'
+            f'[oslo_transfer_service]\n'
+            f'control_socket = {self.root}/nobody.sock\n'
         )
         return path
+
+    @functools.cached_property
+    def seeder(self) -> str:
+        """Where the seeder of the torrents will be."""
+        return f'127.0.0.1:{free_port()}'
 
     @functools.cached_property
     def conf(self) -> cfg.ConfigOpts:
@@ -194,6 +220,20 @@ class Scene:
     def undo(self, function: Callable[[], object]) -> None:
         """Have something done at the end."""
         self._stack.callback(function)
+
+    def command(self, *arguments: str | os.PathLike[str]) -> str:
+        """Run the command of the library; returns what it prints.
+
+        :raises Broken: it fails
+        """
+        done = subprocess.run(
+            [TOOL, '--config-file', self.conf_file, *arguments],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise Broken(f'oslo-transfer {arguments[0]}: {done.stderr}')
+        return done.stdout
 
     # Copying
 
@@ -211,11 +251,11 @@ class Scene:
         :raises Broken: the result is not verified
         """
         bar = show.Bar(f'{protocol}, {what}', image.size)
+        arguments.setdefault('conf', self.conf)
         try:
             result = oslo_transfer.copy(
                 src,
                 dst,
-                conf=self.conf,
                 hash_algo='sha512',
                 hash_value=image.digest,
                 progress=bar,

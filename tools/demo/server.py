@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small HTTP and HTTPS server of a directory, with ranges and PUT.
 
-A program, see :class:`demo.program.Program`.
+A program, see :class:`demo.program.Program`. At its end it prints how many
+bytes of files it has sent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,36 @@ import time
 import typing
 
 _BLOCK = 1 << 20
+# What one connection sends at a time, where all share a rate.
+_SHARE = 64 * 1024
 _TICK = 0.005
+
+
+class _Uplink:
+    """What all connections send, and how fast they may together.
+
+    :param rate: in bytes per second, or None
+    """
+
+    def __init__(self, rate: int | None) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+        self.sent = 0
+
+    def take(self, most: int) -> int:
+        """Wait for a turn; returns how many bytes may be sent now."""
+        count = min(most, _BLOCK if self._rate is None else _SHARE)
+        wait = 0.0
+        with self._lock:
+            self.sent += count
+            if self._rate:
+                now = time.monotonic()
+                begins = max(now, self._free_at)
+                self._free_at = begins + count / self._rate
+                wait = begins - now
+        time.sleep(wait)
+        return count
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -31,9 +61,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         *arguments: typing.Any,
         root: pathlib.Path,
         rate: int | None,
+        uplink: _Uplink,
     ) -> None:
         self._root = root
         self._rate = rate
+        self._uplink = uplink
         super().__init__(*arguments)
 
     def _path(self) -> pathlib.Path:
@@ -91,9 +123,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(_TICK)
             if step <= 0:
                 continue
+            step = self._uplink.take(step)
             if isinstance(self.connection, ssl.SSLSocket):
                 file.seek(position)
-                block = file.read(min(step, _BLOCK))
+                block = file.read(step)
                 self.connection.sendall(block)
                 position += len(block)
             else:
@@ -127,11 +160,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument('--certificate')
     parser.add_argument('--rate', type=int, help='bytes per second each')
+    parser.add_argument('--uplink', type=int, help='bytes per second of all')
     parser.add_argument('root', type=pathlib.Path)
     arguments = parser.parse_args()
+    uplink = _Uplink(arguments.uplink)
     server = http.server.ThreadingHTTPServer(
         ('localhost', 0),
-        functools.partial(_Handler, root=arguments.root, rate=arguments.rate),
+        functools.partial(
+            _Handler,
+            root=arguments.root,
+            rate=arguments.rate,
+            uplink=uplink,
+        ),
     )
     if arguments.certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -140,6 +180,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
     sys.stdin.read()
+    print(uplink.sent)
 
 
 if __name__ == '__main__':

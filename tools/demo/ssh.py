@@ -27,7 +27,7 @@ class Server(typing.NamedTuple):
 
     name: str
     port: int
-    close: typing.Callable[[], None]
+    close: typing.Callable[[], object]
 
 
 def start(directory: pathlib.Path) -> Server:
