@@ -208,6 +208,7 @@ def test_foreign_leech_and_kill(service):
     """A leech gets all, and after kill -9 and a restart another one."""
     with tracked() as tracker:
         torrent, path = published(service, tracker)
+        before = path.stat()
         service.start()
         service.add(torrent, path)
         for _round in range(2):
@@ -218,8 +219,9 @@ def test_foreign_leech_and_kill(service):
             service.start()
             (seed,) = service.seeds
             assert seed['info_hash'] == torrent.v1
-    assert path.read_bytes() == DATA
-    assert service.kill(signal.SIGTERM) == 0
+    after = path.stat()
+    assert after.st_mtime_ns == before.st_mtime_ns, 'somebody wrote to it'
+    assert service.kill(signal.SIGINT) == 0
 
 
 class Leech:
@@ -299,8 +301,7 @@ def test_touched_file_is_seeded_on(service):
         assert seed['uploaded'] >= len(DATA)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_it_soon(service, number):
+def test_it_ends_soon(service):
     """Whatever a tracker does, and whoever is in the middle of asking."""
     with (
         socket.create_server(('127.0.0.1', 0)) as black_hole,
@@ -323,7 +324,7 @@ def test_signal_ends_it_soon(service, number):
         while service.notified.recv(100) != b'WATCHDOG=1':
             pass
         started = time.monotonic()
-        assert service.kill(number) == 0
+        assert service.kill(signal.SIGTERM) == 0
         assert time.monotonic() < started + 8
         announced.close()
     assert not service.socket.exists()
@@ -483,23 +484,3 @@ def test_many_bytes_from_curl(service):
         timeout=20,
     )
     assert json.loads(ran.stdout)['error'] == 'ProtocolError'
-
-
-def test_digest_of_what_is_seeded_stays(service):
-    """Nothing that peers do reaches the file."""
-    with tracked() as tracker:
-        torrent, path = published(service, tracker)
-        path.chmod(0o400)
-        before = path.stat()
-        service.start()
-        service.add(torrent, path)
-        with aria2.Aria2(torrent, DATA) as other, aria2.Aria2(torrent) as one:
-            assert other.complete
-            until(lambda: one.complete, 30)
-        after = path.stat()
-        assert (after.st_mtime_ns, after.st_blocks) == (
-            before.st_mtime_ns,
-            before.st_blocks,
-        )
-        digest = hashlib.sha256(path.read_bytes()).digest()
-        assert digest == hashlib.sha256(DATA).digest()
