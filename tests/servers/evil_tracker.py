@@ -90,9 +90,9 @@ _says('no-compact', lambda peers: torrents.bencode(
 _says('outsiders', lambda peers: announcement([*OUTSIDERS, *peers]))
 _says('names', lambda _: torrents.bencode({'peers': _listed(
     [('localhost', 22), ('a.invalid', 80), ('a' * 5000, 1)])}))  # fmt: skip
-_says('many', lambda peers: announcement(
-    [(f'10.{i >> 16}.{i >> 8 & 255}.{i & 255}', 6881) for i in range(100_000)]
-    + list(peers)))  # fmt: skip
+_says('many', lambda peers: announcement(list(peers) + [
+    (f'10.{i >> 16}.{i >> 8 & 255}.{i & 255}', 6881)
+    for i in range(100_000)]))  # fmt: skip
 _says('negative', lambda peers: announcement(
     peers, interval=-1, **{'min interval': -5}))  # fmt: skip
 _says('zero', lambda peers: announcement(
@@ -178,7 +178,7 @@ def add(
     """
     answer = BEHAVIOURS[name]
     return server.serve(
-        f'/{name}/announce',
+        f'/announce-{name}',
         lambda request, conn: answer(request, conn, addresses),
     )
 

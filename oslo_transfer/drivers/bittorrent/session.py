@@ -33,6 +33,9 @@ _ALERTS = (
     | libtorrent.alert_category.piece_progress
 )
 _BLOCKED = 1
+# Seconds for telling trackers that it ends; a bit more than the time that
+# libtorrent gives them (stop_tracker_timeout).
+_FAREWELL = 1.2
 _EVERYBODY = (
     ('0.0.0.0', '255.255.255.255'),  # noqa: S104
     ('::', 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff'),
@@ -71,6 +74,7 @@ class Session:
         self._lock = threading.Lock()
         self._listeners: dict[typing.Any, Listener] = {}
         self._hashes: set[str] = set()
+        self._announced = False
         self._ended = False
         self._wakeup, self._alerts = socket.socketpair()
         self._alerts.setblocking(False)
@@ -119,6 +123,7 @@ class Session:
                     f'libtorrent refuses the torrent: {exc}'
                 ) from exc
             self._listeners[handle] = listener
+            self._announced |= bool(parameters.trackers)
         return handle
 
     def remove(self, handle: typing.Any, info_hash: str) -> None:
@@ -133,7 +138,8 @@ class Session:
         """End it. Trackers are told within a bounded time, beside this."""
         self._wakeup.shutdown(socket.SHUT_RDWR)
         self._ended = True
-        self._pump.join()
+        if not self._announced:
+            self._pump.join()
 
     def _run(self) -> None:
         """Pass on what libtorrent says."""
@@ -159,7 +165,10 @@ class Session:
         session.set_alert_fd(-1)
         self._alerts.close()
         self._wakeup.close()
-        # Waits for trackers to be told, in a thread of libtorrent's own.
+        if self._announced:
+            # Its end waits until trackers have been told, and nothing in
+            # Python goes on meanwhile: give it the time before.
+            time.sleep(_FAREWELL)
         del session
 
     def _pass_on(self, alert: typing.Any) -> None:

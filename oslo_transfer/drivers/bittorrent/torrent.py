@@ -28,6 +28,9 @@ _MISSING = 0
 _CHECKED = 1  # Its hash is right; it may be in libtorrent's memory only.
 _READABLE = 2  # It is in the file.
 
+# What a tracker has to say for itself, in characters.
+_MOST_REASON = 200
+
 _IDLE = 0  # The priority of what nobody wants now.
 _WANTED = 4
 # Blocks that peers have sent already are replaced: they may be wrong.
@@ -295,7 +298,13 @@ class Torrent:
             case libtorrent.file_error_alert | libtorrent.torrent_error_alert:
                 self._broken(alert)
             case libtorrent.tracker_error_alert:
-                LOG.warning('%s: %s', self.meta.name, alert.message())
+                # Not its message: the URL may hold a key.
+                LOG.warning(
+                    '%s: a tracker failed: %s %r',
+                    self.meta.name,
+                    alert.error.message(),
+                    alert.failure_reason()[:_MOST_REASON],
+                )
 
     def tick(self) -> None:
         """Have what was checked written to the file."""
