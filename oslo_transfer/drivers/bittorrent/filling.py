@@ -48,6 +48,8 @@ class Filling:
         self._most_peers = 0
         self._moved = 0
         have = held.check(meta, target.path, target.held, ctx)
+        # The rest is what has to come from somebody.
+        self._size = meta.size - sum(meta.piece_span(i)[1] for i in have)
         self._report_held(have)
         self._swarm = _swarm.Swarm(
             meta,
@@ -115,11 +117,11 @@ class Filling:
         group = self._group
         origin = group.origin_rate_bytes_per_second
         host = group.host_rate_bytes_per_second
-        if not origin or not host:
+        if not (origin and host and self._size):
             return
         seconds = time.monotonic() - self._started
         hosts = group.swarm_hosts or self._most_peers + 1
-        least = bound.lower_bound(self._meta.size, origin, host, hosts)
+        least = bound.lower_bound(self._size, origin, host, hosts)
         LOG.info(
             '%s: %.2f s, %.2f times the lower bound of %.2f s for %d hosts',
             self._meta.name,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Sequence
+import logging
 import time
 import typing
 
@@ -18,6 +19,8 @@ if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer.drivers.bittorrent import metainfo
     from oslo_transfer.drivers import target
+
+LOG = logging.getLogger(__name__)
 
 # Seconds after which peers that are not connected are tried again.
 _AGAIN = 5.0
@@ -51,7 +54,7 @@ class Swarm:
         allowed = _peers.Allowed(group.peer_networks)
         finder: _peers.Finder = _peers.GivenPeers(group.peers)
         trackers = _peers.trackers(meta, group.trackers, allowed, ctx)
-        self._peers = finder.peers(meta.info_hash, ctx)
+        self._peers = _allowed(finder.peers(meta.info_hash, ctx), allowed)
         self._lonely = not (self._peers or trackers or group.lsd or group.dht)
         self.torrent = _torrent.Torrent(
             meta,
@@ -133,16 +136,27 @@ class Swarm:
                 f'the swarm has wrong bytes: {found.failed} bytes from peers '
                 f'did not have the right hash'
             )
+        further = self._feeder.error
         return exceptions.Stalled(
             f'the swarm brought nothing in {seconds:.0f} seconds; '
             f'{found.peers} peers are connected, {found.seeds} of them have '
-            f'everything'
+            f'everything' + (f'; beside them: {further}' if further else '')
         )
 
     def close(self) -> None:
         """Leave the swarm; idempotent."""
         self._feeder.close()
         self.torrent.close()
+
+
+def _allowed(
+    found: Sequence[_peers.Address], allowed: _peers.Allowed
+) -> list[_peers.Address]:
+    """The peers of them that may be connected to."""
+    for host, _port in found:
+        if host not in allowed:
+            LOG.warning('a peer is left out: %s not in peer_networks', host)
+    return [each for each in found if each[0] in allowed]
 
 
 def _nothing() -> Sequence[int]:
