@@ -21,7 +21,16 @@ from bench import measure
 from bench import registry
 
 # Modules that register benchmarks, in the order of the report.
-_THEMES = ('http', 'ftp', 'sftp', 'mirrors', 'file', 'process')
+_THEMES = (
+    'http',
+    'ftp',
+    'sftp',
+    'torrent',
+    'swarm',
+    'mirrors',
+    'file',
+    'process',
+)
 _SIZE = 1024
 _BUSY = 0.5
 _HEAD = ('name', 'ours', 'peer', '', 'ratio', 'target', 'met')
