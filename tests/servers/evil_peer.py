@@ -67,6 +67,8 @@ class Session:
         """Exchange handshakes."""
         theirs = self.read_handshake()
         self.peer.handshakes.append(theirs)
+        if not self.peer.torrent.is_known_by(theirs[28:48]):
+            raise Gone
         self.send(self.handshake(theirs[28:48]))
 
     def introduce(self) -> None:

@@ -123,6 +123,13 @@ class Torrent:
         text = self.v2 if self.kind == 'v2' else self.v1
         return bytes.fromhex(text)[:20]
 
+    def is_known_by(self, wire_hash: bytes) -> bool:
+        """Return whether a handshake with this hash is for it."""
+        return wire_hash in (
+            bytes.fromhex(self.v1),
+            bytes.fromhex(self.v2)[:20],
+        )
+
     def write(self, path: str | os.PathLike[str]) -> pathlib.Path:
         """Write the file; return its path."""
         path = pathlib.Path(path)
