@@ -263,7 +263,7 @@ def main():
     """Import what children would import each by itself; serve."""
     # Jobs name their function by this module's real name.
     importlib.import_module(__spec__.name)
-    for scheme in ('file', 'http'):
+    for scheme in ('file', 'http', 'torrent'):
         _loader.driver_class(scheme)
     for strategy in ('clone', 'full_copy'):
         _loader.strategy_class(strategy)
