@@ -204,7 +204,9 @@ def test_sample_configuration(tmp_path):
         assert re.search(f'^#?{option.dest} =', text, re.MULTILINE)
 
 
-@pytest.mark.parametrize('name', ['sample.conf', 'choosing.conf'])
+@pytest.mark.parametrize(
+    'name', ['sample.conf', 'choosing.conf', 'swarm.conf']
+)
 def test_configurations_in_the_documentation(name):
     """Every option in them exists, and every value can be used."""
     file = pathlib.Path(__file__).parents[2] / 'doc/source/admin' / name
