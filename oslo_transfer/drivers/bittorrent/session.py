@@ -32,6 +32,9 @@ _ALERTS = (
     | libtorrent.alert_category.tracker
     | libtorrent.alert_category.piece_progress
 )
+# The default of 2.1.1 stops for good now and then when it is flushed while
+# pieces are hashed. Files are written by pwrite(2) here, see settings.
+_DISK_IO = 'mmap_disk_io_constructor'
 _BLOCKED = 1
 # Seconds for telling trackers that it ends; a bit more than the time that
 # libtorrent gives them (stop_tracker_timeout).
@@ -63,12 +66,11 @@ class Session:
         self.allowed = peers.Allowed(group.peer_networks)
         found: typing.Any = settings.session_settings(group, seeding)
         found['alert_mask'] = _ALERTS
-        # Without the flag no plugin is loaded: peers are exchanged (PEX)
-        # only if the deployer wants that.
-        self._session: typing.Any = libtorrent.session(found, 0)
-        self._session.add_extension('smart_ban')
-        if group.pex:
-            self._session.add_extension('ut_pex')
+        parameters = libtorrent.session_params()
+        parameters.settings = found
+        parameters.disk_io_constructor = _DISK_IO
+        self._flags = _flags(group)
+        self._session: typing.Any = libtorrent.session(parameters)
         self._limit(group.upload_rate_limit_bytes_per_second)
         self._session.set_ip_filter(_filter(self.allowed))
         self._lock = threading.Lock()
@@ -113,6 +115,7 @@ class Session:
         :param parameters: libtorrent's ``add_torrent_params``
         :raises ProtocolError: libtorrent does not take it
         """
+        parameters.flags |= self._flags
         with self._lock:
             self._hashes.add(info_hash)
             try:
@@ -178,6 +181,20 @@ class Session:
             listener.alert(alert)
         elif isinstance(alert, libtorrent.listen_failed_alert):
             LOG.warning('%s', alert.message())
+
+
+def _flags(group: typing.Any) -> typing.Any:
+    """What keeps torrents from looking for peers where nobody wants it."""
+    flags = libtorrent.torrent_flags
+    found = flags.apply_ip_filter
+    for wanted, flag in (
+        (group.dht, flags.disable_dht),
+        (group.lsd, flags.disable_lsd),
+        (group.pex, flags.disable_pex),
+    ):
+        if not wanted:
+            found |= flag
+    return found
 
 
 def _filter(allowed: peers.Allowed) -> typing.Any:

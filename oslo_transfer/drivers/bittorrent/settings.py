@@ -71,6 +71,8 @@ _DATACENTRE: dict[str, object] = {
     'stop_tracker_timeout': 1,
     # A copy is not to wait for other programs.
     'low_prio_disk': False,
+    # By pwrite(2): a full disk is an error then, and no signal.
+    'disk_write_mode': 0,
 }
 
 _SEEDING: dict[str, object] = {

@@ -150,7 +150,6 @@ class Torrent:
         # The pieces that are there were checked by us.
         found.flags = (
             flags.no_verify_files
-            | flags.apply_ip_filter
             | flags.override_trackers
             | flags.override_web_seeds
         )
