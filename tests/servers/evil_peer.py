@@ -44,6 +44,8 @@ class Session:
     def __init__(self, peer: Peer, sock: socket.socket) -> None:
         self.peer = peer
         self.sock = sock
+        #: Whether our half of the handshake has been sent.
+        self.greeted = False
         #: How many blocks were asked for here.
         self.asked = 0
 
@@ -69,7 +71,8 @@ class Session:
         self.peer.handshakes.append(theirs)
         if not self.peer.torrent.is_known_by(theirs[28:48]):
             raise Gone
-        self.send(self.handshake(theirs[28:48]))
+        if not self.greeted:
+            self.send(self.handshake(theirs[28:48]))
 
     def introduce(self) -> None:
         """Tell what there is, and let the other end ask for it."""
@@ -277,6 +280,7 @@ class Peer:
         session = self.kind(self, sock)
         try:
             if dialled:
+                session.greeted = True
                 session.send(session.handshake(self.torrent.wire_hash))
             session.run()
         except (OSError, Gone):
