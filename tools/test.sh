@@ -20,7 +20,7 @@ readonly POLICY=/usr/sbin/policy-rc.d
 # functional-NAME of bindep.txt.
 readonly GROUPS_ALL=(bittorrent file ftp http sftp)
 declare -rA GROUP_COMMANDS=(
-    [bittorrent]='aria2c ip opentracker tc transmission-daemon'
+    [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
     [file]='losetup mkfs.btrfs mkfs.ext4 mkfs.xfs qemu-img strace'
     [ftp]='vsftpd'
     [http]='nginx squid'

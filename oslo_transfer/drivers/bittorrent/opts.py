@@ -106,15 +106,15 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         default=16 << 20,
         min=1 << 20,
         max=1 << 30,
-        help='How far ahead of a reader pieces are asked for.',
+        help='How far ahead of a reader pieces are asked for, in bytes.',
     ),
     cfg.IntOpt(
         'origin_rate_bytes_per_second',
         default=0,
         min=0,
         max=1 << 60,
-        help='What the origin can send, for the lower bound that a copy '
-        'reports beside its time. 0 means that it is not known, and there '
+        help='The bytes per second that the origin can send, for the lower '
+        'bound that a copy reports beside its time. 0 means that it is not known, and there '
         'is no bound.',
     ),
     cfg.IntOpt(
@@ -122,7 +122,8 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         default=0,
         min=0,
         max=1 << 60,
-        help='What each host can send and receive, for the lower bound. 0 '
+        help='The bytes per second that each host can send and receive, for '
+        'the lower bound. 0 '
         'means that it is not known.',
     ),
     cfg.IntOpt(
