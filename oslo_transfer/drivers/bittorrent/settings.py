@@ -43,10 +43,13 @@ _DATACENTRE: dict[str, object] = {
     'enable_incoming_utp': False,
     # Who fetches gives to all: nobody here takes without giving.
     'unchoke_slots_limit': -1,
+    # All peers here are local; slots and rates are meant for them.
+    'ignore_limits_on_local_network': False,
     # A whole rack at once; the default takes seconds for it.
     'connection_speed': 200,
     'torrent_connect_boost': 200,
     'smooth_connects': False,
+    'listen_queue_size': 128,
     # The service of a host and its copies have one address.
     'allow_multiple_connections_per_ip': True,
     'close_redundant_connections': False,
