@@ -84,12 +84,13 @@ class Image:
                 version=self._version,
             )
         self.torrent.write_bytes(made)
-        self.wire_hash = bytes.fromhex(metainfo.parse(made).info_hash)[:20]
-
-    @property
-    def tracked(self) -> typing.Any:
-        """What the tracker has to know of it."""
-        return types.SimpleNamespace(wire_hash=self.wire_hash)
+        found = metainfo.parse(made)
+        #: What the tracker has to know: a hybrid is announced as both.
+        self.tracked: list[typing.Any] = [
+            types.SimpleNamespace(wire_hash=bytes.fromhex(each)[:20])
+            for each in (found.info_hash_v1, found.info_hash_v2)
+            if each
+        ]
 
     def check(self, path: pathlib.Path) -> None:
         """Compare a copy, and remove it.
@@ -241,7 +242,7 @@ class Swarm:
 
     def _start_tracker(self) -> None:
         self.tracker = opentracker.OpenTracker(
-            self.image.tracked, host=self.origin.address
+            *self.image.tracked, host=self.origin.address
         )
         with self.origin.inside():
             self._stack.enter_context(self.tracker)

@@ -87,7 +87,8 @@ _SEEDING: dict[str, object] = {
     'choking_algorithm': _RATE_BASED,
     'rate_choker_initial_threshold': _SEED_BYTES_PER_SECOND,
     'unchoke_interval': 1,
-    'num_optimistic_unchoke_slots': 1,
+    # With one the last host that is left waits for seconds.
+    'num_optimistic_unchoke_slots': 2,
     'optimistic_unchoke_interval': 1,
 }
 
