@@ -265,7 +265,7 @@ class Feeder:
                 self._look()
                 ahead = self._choice.ahead(self._availability)
                 rate = self._rate()
-                if self._from_peers < rate:
+                if self._from_peers <= rate:
                     return
             if ahead * self._torrent.meta.piece_length <= max(
                 _AHEAD, rate * _AHEAD_SECONDS
