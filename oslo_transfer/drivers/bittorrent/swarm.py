@@ -25,6 +25,8 @@ LOG = logging.getLogger(__name__)
 # Seconds after which peers that are not connected are tried again.
 _AGAIN = 5.0
 _LOOK = 0.5
+# Seconds for a peer that is tried alone to bring something.
+_ONE_SUSPECT = 2.0
 
 
 class Swarm:
@@ -51,6 +53,10 @@ class Swarm:
         demand: Callable[[], Sequence[int]] | None = None,
     ) -> None:
         self._ctx = ctx
+        self._whole = demand is None
+        # Peers that are tried one by one; None as long as there is no need.
+        self._suspects: list[_peers.Address] | None = None
+        self._good = 0
         allowed = _peers.Allowed(group.peer_networks)
         finder: _peers.Finder = _peers.GivenPeers(group.peers)
         trackers = _peers.trackers(meta, group.trackers, allowed, ctx)
@@ -94,7 +100,9 @@ class Swarm:
             return
         self._looked = now
         self._stats = self.torrent.stats()
-        if not self._stats.peers and now >= self._connected + _AGAIN:
+        if self._suspects is not None or self._all_banned():
+            self._try_suspects(now)
+        elif not self._stats.peers and now >= self._connected + _AGAIN:
             self._connected = now
             self.torrent.connect(self._peers)
         if not waiting:
@@ -103,6 +111,30 @@ class Swarm:
         if self._lonely and not self._stats.peers and not self._feeder.alive:
             raise self._alone()
         self._check_stall(now)
+
+    def _all_banned(self) -> bool:
+        """Whether nobody is left because some had wrong bytes."""
+        return (
+            self._whole
+            and not self._stats.peers
+            and self._stats.failed > 0
+            and len(self._peers) > 1
+        )
+
+    def _try_suspects(self, now: float) -> None:
+        """Ask one peer at a time: then it is known who has wrong bytes."""
+        if self._suspects is None:
+            self._suspects = list(self._peers)
+            self._connected = now - _ONE_SUSPECT
+        good = self._good_bytes()
+        if good > self._good:
+            self._good, self._connected = good, now
+        if not self._suspects or now < self._connected + _ONE_SUSPECT:
+            return
+        # Blocks of the one before would be blamed on the next one.
+        if self.torrent.forgive():
+            self.torrent.connect([self._suspects.pop(0)])
+            self._connected = now
 
     def _good_bytes(self) -> int:
         found = self._stats

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import threading
@@ -61,6 +62,9 @@ class Stats:
     redundant: int
 
 
+_NOTHING = Stats(0, 0, 0, 0, 0, 0, 0, 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """A piece that can be read now.
@@ -109,7 +113,11 @@ class Torrent:
         self._error: exceptions.TransferError | None = None
         self._rate: int | None = None
         self._closed = False
-        parameters = self._parameters(path, have, wanted, trackers)
+        self._before = _NOTHING
+        self._parameters_of = functools.partial(
+            self._parameters, path, wanted, tuple(trackers)
+        )
+        parameters = self._parameters_of()
         self._group = group
         self._session = _session.acquire(group, meta.info_hash)
         try:
@@ -121,7 +129,6 @@ class Torrent:
     def _parameters(
         self,
         path: str,
-        have: Collection[int],
         wanted: bool,
         trackers: Iterable[str],
     ) -> typing.Any:
@@ -190,17 +197,40 @@ class Torrent:
 
     def stats(self) -> Stats:
         """Figures of now. Blocks for a moment."""
-        found = self._handle.status(0)
+        found, before = self._handle.status(0), self._before
         return Stats(
             peers=found.num_peers,
             seeds=found.num_seeds,
-            from_peers=found.total_payload_download,
-            to_peers=found.total_payload_upload,
+            from_peers=before.from_peers + found.total_payload_download,
+            to_peers=before.to_peers + found.total_payload_upload,
             down_rate=found.download_payload_rate,
             up_rate=found.upload_payload_rate,
-            failed=found.total_failed_bytes,
-            redundant=found.total_redundant_bytes,
+            failed=before.failed + found.total_failed_bytes,
+            redundant=before.redundant + found.total_redundant_bytes,
         )
+
+    def forgive(self) -> bool:
+        """Begin anew with what is there: nobody is banned any more.
+
+        libtorrent bans all who had a part in some wrong pieces, though one
+        of them alone may have spoiled those. Who is connected is left, and
+        what is asked for by :meth:`want` is forgotten.
+
+        :returns: False if that has to wait until all is written
+        """
+        before = self.stats()
+        with self._changed:
+            if self._closed or self._unflushed or self._flushing is not None:
+                return False
+            # What was fed and is not checked is fed again.
+            self._fed.clear()
+            parameters = self._parameters_of()
+        info_hash = self.meta.info_hash
+        self._session.remove(self._handle, info_hash)
+        self._handle = self._session.add(parameters, info_hash, self)
+        self._before = before
+        self._rate = None
+        return True
 
     # Pieces
 
