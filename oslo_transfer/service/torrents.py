@@ -25,6 +25,8 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds until names are resolved, and given peers tried, once more.
 _AGAIN = 300.0
+#: What a tracker has to say for itself, in characters.
+_MOST_REASON = 200
 #: Seconds that libtorrent has to let a file go.
 _LET_GO = 3.0
 
@@ -202,7 +204,13 @@ class _Seeding:
         ):
             self._error = f'libtorrent: {alert.message()}'
         elif isinstance(alert, libtorrent.tracker_error_alert):
-            LOG.warning('%s: %s', self.meta.name, alert.message())
+            # Not its message: the URL may hold a key.
+            LOG.warning(
+                '%s: a tracker failed: %s %r',
+                self.meta.name,
+                alert.error.message(),
+                alert.failure_reason()[:_MOST_REASON],
+            )
 
     def tick(self) -> None:
         """Nothing is ever written."""
