@@ -21,9 +21,11 @@ from oslo_transfer.testing import conformance
 from oslo_transfer.testing import faults
 from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import memory
+from tests.servers import evil_peer
 from tests.servers import http
 from tests.servers import openssh
 from tests.servers import pyftpd
+from tests.servers import torrents
 
 MIB = 1 << 20
 SIZE = 6 * MIB
@@ -321,6 +323,32 @@ def test_next_location(kind, ends):
 
 def _broken():
     return exceptions.ProtocolError('nonsense')
+
+
+@pytest.mark.parametrize('digest', [DIGEST, {}], ids=['digest', 'plain'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_from_torrent(kind, digest, ends):
+    """A file is filled by libtorrent; all else is read piece by piece."""
+    torrent = torrents.make(DATA)
+    path = torrent.write(ends.directory / ends.name())
+    target, read = ends.destination(kind)
+    with evil_peer.Peer(torrent, DATA) as peer:
+        for option, value in {
+            'peer_networks': ['127.0.0.0/8'],
+            'listen_address': '127.0.0.1',
+            'peers': [peer.address],
+        }.items():
+            ends.conf.set_override(
+                option, value, group='oslo_transfer_bittorrent'
+            )
+        result = ends.copy(f'torrent+file://{path}', target, **digest)
+    assert read() == DATA
+    assert result.driver == 'bittorrent'
+    assert result.verified == bool(digest)
+    assert result.method == ('fill' if kind == 'file' else 'read')
+    assert set(result.bytes_by_origin) <= {'peer', 'zeros'}
+    assert result.size == SIZE
+    assert peer.sent < SIZE
 
 
 MIRRORS = ('file', 'http', 'ftp', 'ftps', *(['sftp'] if _SSHD else []))
