@@ -75,7 +75,7 @@ class Swarm:
             self.torrent, places, demand or _nothing, ctx
         )
         self._stats = self.torrent.stats()
-        self._looked = self._connected = time.monotonic()
+        self._looked = self._connected = self._moved = time.monotonic()
         self._window = self._looked
         self._before = 0
 
@@ -100,7 +100,10 @@ class Swarm:
             return
         self._looked = now
         self._stats = self.torrent.stats()
-        if self._suspects is not None or self._all_banned():
+        good = self._good_bytes()
+        if good > self._good:
+            self._good, self._moved = good, now
+        if self._suspects is not None or self._is_poisoned(now):
             self._try_suspects(now)
         elif not self._stats.peers and now >= self._connected + _AGAIN:
             self._connected = now
@@ -112,27 +115,21 @@ class Swarm:
             raise self._alone()
         self._check_stall(now)
 
-    def _all_banned(self) -> bool:
-        """Whether nobody is left because some had wrong bytes."""
-        return (
-            self._whole
-            and not self._stats.peers
-            and self._stats.failed > 0
-            and len(self._peers) > 1
-        )
+    def _is_poisoned(self, now: float) -> bool:
+        """Whether those who had right bytes seem to be banned, too."""
+        if not self._whole or not self._stats.failed or len(self._peers) < 2:
+            return False
+        patience = max(_ONE_SUSPECT, self._ctx.stall.seconds / 4)
+        return not self._stats.peers or now > self._moved + patience
 
     def _try_suspects(self, now: float) -> None:
         """Ask one peer at a time: then it is known who has wrong bytes."""
         if self._suspects is None:
             self._suspects = list(self._peers)
-            self._connected = now - _ONE_SUSPECT
-        good = self._good_bytes()
-        if good > self._good:
-            self._good, self._connected = good, now
-        if not self._suspects or now < self._connected + _ONE_SUSPECT:
+        elif now < max(self._connected, self._moved) + _ONE_SUSPECT:
             return
         # Blocks of the one before would be blamed on the next one.
-        if self.torrent.forgive():
+        if self._suspects and self.torrent.forgive():
             self.torrent.connect([self._suspects.pop(0)])
             self._connected = now
 
