@@ -16,12 +16,11 @@ from tests.servers import evil_peer
 from tests.servers import evil_tracker
 from tests.servers import http
 
-pytestmark = pytest.mark.usefixtures('nothing_left')
-
 
 @pytest.fixture
 def lab(conf, tmp_path):
     with bt_lab.Lab(conf, tmp_path) as lab:
+        lab.core(stall_timeout=10.0)
         yield lab
 
 
@@ -45,7 +44,6 @@ GOOD = ('good', 'no-compact', 'outsiders', 'negative', 'zero', 'many')
 @pytest.mark.parametrize('name', GOOD)
 def test_trackers_that_know_a_peer(name, lab, stranger):
     """Among whatever else they tell."""
-    lab.core(stall_timeout=10.0)
     address = (stranger.host, stranger.port)
     lab.set(trackers=[evil_tracker.add(lab.server, name, [address])])
     result = lab.copy()
@@ -71,12 +69,14 @@ def test_trackers_that_are_of_no_use(name, lab):
 
 def test_tracker_without_anybody(lab):
     """It is given time to find somebody, and that ends."""
+    lab.core(stall_timeout=1.0)
     lab.set(trackers=[evil_tracker.add(lab.server, 'good')])
     with pytest.raises(exceptions.Stalled):
         lab.copy()
 
 
-def test_dead_tracker(lab, stranger):
+def test_dead_tracker(lab, stranger, nothing_left):
+    """It takes a while to take leave of trackers; then nothing is left."""
     lab.set(
         trackers=[
             f'http://127.0.0.1:{child.free_port()}/announce',
