@@ -114,8 +114,8 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         min=0,
         max=1 << 60,
         help='The bytes per second that the origin can send, for the lower '
-        'bound that a copy reports beside its time. 0 means that it is not known, and there '
-        'is no bound.',
+        'bound that a copy reports beside its time. 0 means that it is not '
+        'known, and there is no bound.',
     ),
     cfg.IntOpt(
         'host_rate_bytes_per_second',
@@ -123,8 +123,7 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         min=0,
         max=1 << 60,
         help='The bytes per second that each host can send and receive, for '
-        'the lower bound. 0 '
-        'means that it is not known.',
+        'the lower bound. 0 means that it is not known.',
     ),
     cfg.IntOpt(
         'swarm_hosts',
