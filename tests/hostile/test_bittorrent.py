@@ -65,7 +65,7 @@ def test_bad_peer_and_a_good_one(kind, lab):
     lab.peer()
     started = time.monotonic()
     result = lab.copy()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     assert result.bytes_by_origin == {'peer': len(lab.data)}
 
 
@@ -88,7 +88,7 @@ def test_bad_peers_alone(labs, subtests):
         jobs[kind] = lab.copy
     started = time.monotonic()
     outcomes = in_parallel(jobs)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     for kind, outcome in outcomes.items():
         with subtests.test(kind):
             assert isinstance(outcome, exceptions.TransferError), outcome

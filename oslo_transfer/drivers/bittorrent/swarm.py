@@ -27,6 +27,8 @@ _AGAIN = 5.0
 _LOOK = 0.5
 # Seconds for a peer that is tried alone to bring something.
 _ONE_SUSPECT = 2.0
+# Seconds for it to complete a right piece, while it brings bytes.
+_PROOF = 5.0
 
 
 class Swarm:
@@ -56,7 +58,7 @@ class Swarm:
         self._whole = demand is None
         # Peers that are tried one by one; None as long as there is no need.
         self._suspects: list[_peers.Address] | None = None
-        self._good = 0
+        self._good = self._checked = 0
         allowed = _peers.Allowed(group.peer_networks)
         finder: _peers.Finder = _peers.GivenPeers(group.peers)
         trackers = _peers.trackers(meta, group.trackers, allowed, ctx)
@@ -75,7 +77,8 @@ class Swarm:
             self.torrent, places, demand or _nothing, ctx
         )
         self._stats = self.torrent.stats()
-        self._looked = self._connected = self._moved = time.monotonic()
+        self._looked = self._connected = time.monotonic()
+        self._moved = self._proved = self._looked
         self._window = self._looked
         self._before = 0
 
@@ -103,6 +106,8 @@ class Swarm:
         good = self._good_bytes()
         if good > self._good:
             self._good, self._moved = good, now
+        if self.torrent.checked > self._checked:
+            self._checked, self._proved = self.torrent.checked, now
         if self._suspects is not None or self._is_poisoned(now):
             self._try_suspects(now)
         elif not self._stats.peers and now >= self._connected + _AGAIN:
@@ -127,11 +132,15 @@ class Swarm:
         if self._suspects is None:
             self._suspects = list(self._peers)
         elif now < max(self._connected, self._moved) + _ONE_SUSPECT:
-            return
+            # Bytes that nobody asked for may come without end.
+            if now < max(self._connected, self._proved) + _PROOF:
+                return
         # Blocks of the one before would be blamed on the next one.
         if self._suspects and self.torrent.forgive():
             self.torrent.connect([self._suspects.pop(0)])
             self._connected = now
+        elif now > self._proved + _PROOF + self._ctx.stall.seconds:
+            raise self._stalled(now - self._proved)
 
     def _good_bytes(self) -> int:
         found = self._stats

@@ -271,6 +271,11 @@ class Torrent:
         return self._state[index] == _READABLE
 
     @property
+    def checked(self) -> int:
+        """How many pieces are there with the right hash."""
+        return len(self._state) - self._state.count(_MISSING)
+
+    @property
     def complete(self) -> bool:
         """Whether all pieces can be read from the file."""
         return self._state.count(_READABLE) == len(self._state)
