@@ -58,7 +58,8 @@ class Attempts:
             found = last
         else:
             found = exceptions.AllSourcesFailed(
-                f'all {len(self._errors)} locations failed: '
+                f'all {len({each.location for each in self._all})} '
+                f'locations failed: '
                 + '; '.join(
                     f'{each.location}: {each.reason}' for each in self._all
                 ),

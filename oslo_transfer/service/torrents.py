@@ -138,7 +138,7 @@ class _Seeding:
         parameters = _parameters(meta, fd)
         self._session = _session.acquire(group, meta.info_hash, seeding=True)
         try:
-            self._handle = self._session.add(parameters, meta.info_hash, self)
+            self._handle = self._session.add(parameters, self)
         except BaseException:
             _session.release(self._session, meta.info_hash)
             raise
@@ -170,7 +170,7 @@ class _Seeding:
 
     def leave(self) -> None:
         """Begin to end it."""
-        self._session.remove(self._handle, self.meta.info_hash)
+        self._session.remove(self._handle)
 
     def remove(self, end: float | None = None) -> None:
         """End it, and wait until libtorrent has let the file go.

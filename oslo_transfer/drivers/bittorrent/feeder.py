@@ -81,7 +81,9 @@ class Feeder:
         self._alone = True
         self._from_peers = 0
         self._slow_since: float | None = time.monotonic()
+        # When the place in use was opened, and what was read before.
         self._started = 0.0
+        self._before = 0
         # Replaced and never changed: others go through it meanwhile.
         self._readers: tuple[_Reader, ...] = ()
         self._retired = 0
@@ -131,7 +133,7 @@ class Feeder:
                 raise exceptions.SizeMismatch(
                     meta.size, source.size or 0, place.name
                 )
-            self._started, self.fed = time.monotonic(), 0
+            self._started, self._before = time.monotonic(), self.fed
             ranges = base.Capability.RANDOM_READ in source.capabilities
             if not ranges:
                 run = range(meta.piece_count)
@@ -308,7 +310,9 @@ class Feeder:
     def _rate(self) -> float:
         """What the place gives, in bytes per second."""
         seconds = time.monotonic() - self._started
-        return self.fed / seconds if self.fed and seconds > _GRACE else 0.0
+        if not self._started or seconds <= _GRACE:
+            return 0.0
+        return (self.fed - self._before) / seconds
 
     def close(self) -> None:
         """End it; what is being read is broken off. Idempotent."""

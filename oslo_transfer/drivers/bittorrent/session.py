@@ -75,7 +75,6 @@ class Session:
         self._session.set_ip_filter(_filter(self.allowed))
         self._lock = threading.Lock()
         self._listeners: dict[typing.Any, Listener] = {}
-        self._hashes: set[str] = set()
         self._announced = False
         self._ended = False
         self._wakeup, self._alerts = socket.socketpair()
@@ -101,13 +100,7 @@ class Session:
         """The TCP port on which peers connect."""
         return int(self._session.listen_port())
 
-    def has(self, info_hash: str) -> bool:
-        """Whether a torrent is in it."""
-        return info_hash in self._hashes
-
-    def add(
-        self, parameters: typing.Any, info_hash: str, listener: Listener
-    ) -> typing.Any:
+    def add(self, parameters: typing.Any, listener: Listener) -> typing.Any:
         """Add a torrent; returns its handle.
 
         Blocks for a moment.
@@ -117,11 +110,9 @@ class Session:
         """
         parameters.flags |= self._flags
         with self._lock:
-            self._hashes.add(info_hash)
             try:
                 handle = self._session.add_torrent(parameters)
             except RuntimeError as exc:
-                self._hashes.discard(info_hash)
                 raise exceptions.ProtocolError(
                     f'libtorrent refuses the torrent: {exc}'
                 ) from exc
@@ -129,12 +120,11 @@ class Session:
             self._announced |= bool(parameters.trackers)
         return handle
 
-    def remove(self, handle: typing.Any, info_hash: str) -> None:
+    def remove(self, handle: typing.Any) -> None:
         """Take a torrent away; its file stays."""
         with self._lock:
             if self._listeners.pop(handle, None) is None:
                 return
-            self._hashes.discard(info_hash)
             self._session.remove_torrent(handle)
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ LOG = logging.getLogger(__name__)
 
 # Seconds after which peers that are not connected are tried again.
 _AGAIN = 5.0
+# Pieces that are begun at one peer at once, by a generous guess.
+_PIECES_OF_A_PEER = 8
 _LOOK = 0.5
 # Seconds for a peer that is tried alone to bring something.
 _ONE_SUSPECT = 2.0
@@ -154,7 +156,15 @@ class Swarm:
             return
         seconds = now - self._window
         bytes_now = self._good_bytes()
-        if bytes_now - self._before < rule.bytes_per_second * seconds:
+        rate = (bytes_now - self._before) / seconds
+        if rate < rule.bytes_per_second or now > self._proved + (
+            # Bytes that come have to make right pieces in the end.
+            rule.seconds
+            + _PIECES_OF_A_PEER
+            * self.torrent.meta.piece_length
+            * max(1, self._stats.peers)
+            / rate
+        ):
             raise self._stalled(seconds)
         self._window, self._before = now, bytes_now
 

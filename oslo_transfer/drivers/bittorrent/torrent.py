@@ -33,7 +33,6 @@ _READABLE = 2  # It is in the file.
 _MOST_REASON = 200
 
 _IDLE = 0  # The priority of what nobody wants now.
-_WANTED = 4
 # Blocks that peers have sent already are replaced: they may be wrong.
 _OVERWRITE = 1
 
@@ -121,7 +120,7 @@ class Torrent:
         self._group = group
         self._session = _session.acquire(group, meta.info_hash)
         try:
-            self._handle = self._session.add(parameters, meta.info_hash, self)
+            self._handle = self._session.add(parameters, self)
         except BaseException:
             _session.release(self._session, meta.info_hash)
             raise
@@ -225,9 +224,8 @@ class Torrent:
             # What was fed and is not checked is fed again.
             self._fed.clear()
             parameters = self._parameters_of()
-        info_hash = self.meta.info_hash
-        self._session.remove(self._handle, info_hash)
-        self._handle = self._session.add(parameters, info_hash, self)
+        self._session.remove(self._handle)
+        self._handle = self._session.add(parameters, self)
         self._before = before
         self._rate = None
         return True
@@ -249,10 +247,6 @@ class Torrent:
             if self._state[index] == _MISSING:
                 self._handle.reset_piece_deadline(index)
                 self._handle.piece_priority(index, _IDLE)
-
-    def prioritize(self, priorities: dict[int, int]) -> None:
-        """Set how eagerly peers are asked for pieces: 0 (not) to 7."""
-        self._handle.prioritize_pieces(list(priorities.items()))
 
     def missing(self, index: int) -> bool:
         """Whether a piece is neither there nor fed and on its way."""
@@ -394,5 +388,5 @@ class Torrent:
                 return
             self._closed = True
             self._changed.notify_all()
-        self._session.remove(self._handle, self.meta.info_hash)
+        self._session.remove(self._handle)
         _session.release(self._session, self.meta.info_hash)
