@@ -24,8 +24,8 @@ LOG = logging.getLogger(__name__)
 
 # Seconds after which peers that are not connected are tried again.
 _AGAIN = 5.0
-# Pieces that are begun at one peer at once, by a generous guess.
-_PIECES_OF_A_PEER = 8
+# Pieces that are begun at one peer at once.
+_PIECES_OF_A_PEER = 2
 _LOOK = 0.5
 # Seconds for a peer that is tried alone to bring something.
 _ONE_SUSPECT = 2.0
