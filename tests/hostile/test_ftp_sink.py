@@ -29,8 +29,8 @@ DIGEST = {
     'hash_value': hashlib.sha256(DATA).hexdigest(),
 }
 LOGIN = evil_ftp_lab.LOGIN
-STALL = 0.3
-PROMPT = 1.0
+STALL = 0.6
+PROMPT = 1.5
 WAIT = 0.2
 
 
