@@ -217,30 +217,11 @@ class _Seeding:
 
 
 def _parameters(meta: metainfo.Metainfo, fd: int) -> typing.Any:
-    try:
-        found = libtorrent.load_torrent_buffer(meta.data)
-    except RuntimeError as exc:
-        raise exceptions.ProtocolError(
-            f'libtorrent refuses the torrent: {exc}'
-        ) from exc
     # By the descriptor, so that nothing that happens to the path matters.
-    found.save_path = '/proc/self/fd'
-    found.renamed_files = {0: str(fd)}
-    # Whom to ask is not for the torrent to say.
-    found.trackers = []
-    found.tracker_tiers = []
-    found.url_seeds = []
-    found.http_seeds = []
-    found.dht_nodes = []
-    flags = libtorrent.torrent_flags
+    found = _session.parameters(meta, '/proc/self/fd', str(fd))
     # Seed mode takes the file as complete, but checks the hash of a piece
     # before it is sent for the first time. Where one is wrong all are
     # checked; upload mode then keeps libtorrent from mending the file.
-    found.flags = (
-        flags.seed_mode
-        | flags.upload_mode
-        | flags.apply_ip_filter
-        | flags.override_trackers
-        | flags.override_web_seeds
-    )
+    flags = libtorrent.torrent_flags
+    found.flags |= flags.seed_mode | flags.upload_mode
     return found

@@ -21,6 +21,9 @@ from oslo_transfer.drivers.bittorrent import peers
 from oslo_transfer.drivers.bittorrent import settings
 from oslo_transfer import exceptions
 
+if typing.TYPE_CHECKING:
+    from oslo_transfer.drivers.bittorrent import metainfo
+
 LOG = logging.getLogger(__name__)
 
 # Seconds between two looks of the pump at what has to be flushed.
@@ -66,11 +69,11 @@ class Session:
         self.allowed = peers.Allowed(group.peer_networks)
         found: typing.Any = settings.session_settings(group, seeding)
         found['alert_mask'] = _ALERTS
-        parameters = libtorrent.session_params()
-        parameters.settings = found
-        parameters.disk_io_constructor = _DISK_IO
+        options = libtorrent.session_params()
+        options.settings = found
+        options.disk_io_constructor = _DISK_IO
         self._flags = _flags(group)
-        self._session: typing.Any = libtorrent.session(parameters)
+        self._session: typing.Any = libtorrent.session(options)
         self._limit(group.upload_rate_limit_bytes_per_second)
         self._session.set_ip_filter(_filter(self.allowed))
         self._lock = threading.Lock()
@@ -100,24 +103,24 @@ class Session:
         """The TCP port on which peers connect."""
         return int(self._session.listen_port())
 
-    def add(self, parameters: typing.Any, listener: Listener) -> typing.Any:
+    def add(self, found: typing.Any, listener: Listener) -> typing.Any:
         """Add a torrent; returns its handle.
 
         Blocks for a moment.
 
-        :param parameters: libtorrent's ``add_torrent_params``
+        :param found: what :func:`parameters` gives, completed
         :raises ProtocolError: libtorrent does not take it
         """
-        parameters.flags |= self._flags
+        found.flags |= self._flags
         with self._lock:
             try:
-                handle = self._session.add_torrent(parameters)
+                handle = self._session.add_torrent(found)
             except RuntimeError as exc:
                 raise exceptions.ProtocolError(
                     f'libtorrent refuses the torrent: {exc}'
                 ) from exc
             self._listeners[handle] = listener
-            self._announced |= bool(parameters.trackers)
+            self._announced |= bool(found.trackers)
         return handle
 
     def remove(self, handle: typing.Any) -> None:
@@ -171,6 +174,35 @@ class Session:
             listener.alert(alert)
         elif isinstance(alert, libtorrent.listen_failed_alert):
             LOG.warning('%s', alert.message())
+
+
+def parameters(
+    meta: metainfo.Metainfo, directory: str, name: str
+) -> typing.Any:
+    """What libtorrent needs to know of a torrent, and nobody to ask.
+
+    Whom to ask is not for the torrent to say.
+
+    :param directory: that its file is in
+    :param name: of its file
+    :raises ProtocolError: libtorrent does not take it
+    """
+    try:
+        found = libtorrent.load_torrent_buffer(meta.data)
+    except RuntimeError as exc:
+        raise exceptions.ProtocolError(
+            f'libtorrent refuses the torrent: {exc}'
+        ) from exc
+    found.save_path = directory
+    found.renamed_files = {0: name}
+    found.trackers = []
+    found.tracker_tiers = []
+    found.url_seeds = []
+    found.http_seeds = []
+    found.dht_nodes = []
+    flags = libtorrent.torrent_flags
+    found.flags = flags.override_trackers | flags.override_web_seeds
+    return found
 
 
 def _flags(group: typing.Any) -> typing.Any:

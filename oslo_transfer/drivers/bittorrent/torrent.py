@@ -138,27 +138,10 @@ class Torrent:
             raise exceptions.CapabilityMissing(
                 'libtorrent needs paths in UTF-8'
             ) from exc
-        try:
-            found = libtorrent.load_torrent_buffer(self.meta.data)
-        except RuntimeError as exc:
-            raise exceptions.ProtocolError(
-                f'libtorrent refuses the torrent: {exc}'
-            ) from exc
-        found.save_path = directory
-        found.renamed_files = {0: name}
-        # Whom to ask is not for the torrent to say.
+        found = _session.parameters(self.meta, directory, name)
         found.trackers = list(trackers)
-        found.tracker_tiers = []
-        found.url_seeds = []
-        found.http_seeds = []
-        found.dht_nodes = []
-        flags = libtorrent.torrent_flags
         # The pieces that are there were checked by us.
-        found.flags = (
-            flags.no_verify_files
-            | flags.override_trackers
-            | flags.override_web_seeds
-        )
+        found.flags |= libtorrent.torrent_flags.no_verify_files
         found.have_pieces = [bool(each) for each in self._state]
         if not wanted:
             found.piece_priorities = [_IDLE] * self.meta.piece_count
