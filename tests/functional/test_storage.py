@@ -86,7 +86,7 @@ def test_disk_that_fills_up_in_the_middle(
     there = getattr(disks, kind)(8 * MIB)
     size = 5 * MIB
     data = resource.pattern(size)
-    url = server.put('/image', data, rate=8 * MIB)
+    url = server.put('/image', data, rate=3 * MIB)
     conf.set_override('max_streams', streams, group='oslo_transfer')
     thief = there / 'thief'
 
