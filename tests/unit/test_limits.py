@@ -189,7 +189,7 @@ def test_limit_of_the_process(conf, server, tmp_path):
     copy_all(
         conf, [server.put('/a', DATA), server.put('/b', DATA), file], tmp_path
     )
-    assert time.monotonic() - started >= 0.6
+    assert time.monotonic() - started >= 0.5
 
 
 def test_limit_of_a_host_is_not_that_of_another(conf, server, tmp_path):
