@@ -54,7 +54,7 @@ Try a mirror first, then the origin, with at most 100 MiB per second::
 
 Get it from the other hosts that fetch it, too, see torrent create::
 
-  oslo-transfer copy torrent+https://web.example/a.raw.torrent \
+  oslo-transfer copy torrent+https://web.example/a.raw.torrent \\
       https://web.example/a.raw /srv/a.raw
 
 Use the result in a script::

@@ -65,7 +65,8 @@ class Feeder:
         demand: Callable[[], Sequence[int]],
         ctx: _context.Context,
     ) -> None:
-        self._torrent = torrent
+        #: What is fed.
+        self.torrent = torrent
         self._places = list(places)
         self._demand = demand
         self._stop = threading.Event()
@@ -123,7 +124,7 @@ class Feeder:
 
     def _use(self, place: target.Helper) -> None:
         """Read from a place until the torrent is complete."""
-        meta = self._torrent.meta
+        meta = self.torrent.meta
         run = self.next_run()
         if run is None:
             return
@@ -155,7 +156,7 @@ class Feeder:
         self._add_reader(source, place, run, ranges)
         try:
             while self._readers:
-                self._torrent.check()
+                self.torrent.check()
                 self._ctx.sleep(_TICK)
                 ended = [each for each in self._readers if each.ended]
                 self._readers = tuple(
@@ -196,17 +197,12 @@ class Feeder:
 
     # For readers
 
-    @property
-    def torrent(self) -> _torrent.Torrent:
-        """What is fed."""
-        return self._torrent
-
     def next_run(self, wait: bool = True) -> range | None:
         """The next pieces to read. None when done, or for one too many.
 
         :param wait: wait until there are some
         """
-        while not self._torrent.complete:
+        while not self.torrent.complete:
             self.keep_up()
             with self._lock:
                 if self._retired and len(self._readers) > 1:
@@ -216,16 +212,16 @@ class Feeder:
             if run or not wait:
                 return run
             # What is on its way may still turn out to be wrong.
-            self._torrent.wait(_LOOK)
+            self.torrent.wait(_LOOK)
         return None
 
     def _choose(self) -> range | None:
-        have = self._torrent.have()
+        have = self.torrent.have()
         for reader in self._readers:
             if reader.index is not None:
                 # And where it will be in a moment.
                 have[reader.index : reader.index + 2] = [True, True]
-        del have[self._torrent.meta.piece_count :]
+        del have[self.torrent.meta.piece_count :]
         if all(have):
             return None
         self._look()
@@ -238,20 +234,20 @@ class Feeder:
         with self._lock:
             self._look()
             return (
-                self._torrent.missing(index)
+                self.torrent.missing(index)
                 and all(reader.index != index for reader in self._readers)
                 and not (self._availability[index] and self._peers_suffice())
             )
 
     def keep_up(self) -> None:
         """Wait while too much is not written yet."""
-        most = max(1, _MOST_ON_ITS_WAY // self._torrent.meta.piece_length)
+        most = max(1, _MOST_ON_ITS_WAY // self.torrent.meta.piece_length)
         while True:
             self._ctx.check()
-            self._torrent.check()
-            if self._torrent.on_its_way < most:
+            self.torrent.check()
+            if self.torrent.on_its_way < most:
                 return
-            self._torrent.wait(_LOOK)
+            self.torrent.wait(_LOOK)
 
     def let_others(self) -> None:
         """Pause while peers still want much of what only this host has.
@@ -265,17 +261,17 @@ class Feeder:
             self._ctx.check()
             with self._lock:
                 self._look()
-                ahead = self._choice.ahead(self._availability)
                 rate = self._rate()
                 if self._from_peers <= rate:
                     return
-            if ahead * self._torrent.meta.piece_length <= max(
+                ahead = self._choice.ahead(self._availability)
+            if ahead * self.torrent.meta.piece_length <= max(
                 _AHEAD, rate * _AHEAD_SECONDS
             ):
                 return
             if least is None or ahead < least:
                 least, since = ahead, time.monotonic()
-            self._torrent.wait(_TICK)
+            self.torrent.wait(_TICK)
 
     def took(self, index: int, length: int) -> None:
         """A piece was read."""
@@ -289,10 +285,10 @@ class Feeder:
         if now < self._looked + _LOOK:
             return
         self._looked = now
-        self._availability = self._torrent.availability()
+        self._availability = self.torrent.availability()
         if not self._availability:  # Nothing is missing.
-            self._availability = [0] * self._torrent.meta.piece_count
-        stats = self._torrent.stats()
+            self._availability = [0] * self.torrent.meta.piece_count
+        stats = self.torrent.stats()
         self._alone = not stats.peers
         self._from_peers = stats.down_rate
         if stats.down_rate and stats.down_rate >= self._rate() * _ENOUGH:

@@ -89,10 +89,9 @@ class Swarm:
         """Figures of a moment ago."""
         return self._stats
 
-    def look_after(self, waiting: bool = True) -> None:
-        """See that it goes on; to be called several times in a second.
+    def look_after(self) -> None:
+        """See that it goes on; called often while somebody waits.
 
-        :param waiting: somebody waits for pieces
         :raises Stalled: nobody brings anything
         :raises Unavailable: nobody is left who could
         :raises IntegrityError: what came was wrong
@@ -115,9 +114,6 @@ class Swarm:
         elif not self._stats.peers and now >= self._connected + _AGAIN:
             self._connected = now
             self.torrent.connect(self._peers)
-        if not waiting:
-            self._window, self._before = now, self._good_bytes()
-            return
         if self._lonely and not self._stats.peers and not self._feeder.alive:
             raise self._alone()
         self._check_stall(now)

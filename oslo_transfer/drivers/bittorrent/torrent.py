@@ -44,7 +44,6 @@ class Stats:
     :ivar peers: connected
     :ivar seeds: those of them that have everything
     :ivar from_peers: bytes of data that came from them, right or wrong
-    :ivar to_peers: bytes of data given to them
     :ivar down_rate: bytes per second from peers now
     :ivar up_rate: bytes per second to peers now
     :ivar failed: bytes that were wrong
@@ -54,14 +53,13 @@ class Stats:
     peers: int
     seeds: int
     from_peers: int
-    to_peers: int
     down_rate: int
     up_rate: int
     failed: int
     redundant: int
 
 
-_NOTHING = Stats(0, 0, 0, 0, 0, 0, 0, 0)
+_NOTHING = Stats(0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +115,6 @@ class Torrent:
             self._parameters, path, wanted, tuple(trackers)
         )
         parameters = self._parameters_of()
-        self._group = group
         self._session = _session.acquire(group, meta.info_hash)
         try:
             self._handle = self._session.add(parameters, self)
@@ -149,23 +146,10 @@ class Torrent:
 
     # Peers
 
-    @property
-    def allowed(self) -> _peers.Allowed:
-        """The networks that peers may be in."""
-        return self._session.allowed
-
-    @property
-    def port(self) -> int:
-        """The TCP port on which peers connect."""
-        return self._session.port
-
     def connect(self, found: Iterable[_peers.Address]) -> None:
-        """Try to connect to peers that are in the allowed networks."""
-        for host, port in found:
-            if host in self.allowed:
-                self._handle.connect_peer((host, port))
-            else:
-                LOG.info('a peer is left out: %s not in peer_networks', host)
+        """Try to connect to peers; the session's filter holds."""
+        for address in found:
+            self._handle.connect_peer(address)
 
     def limit(self, rate: int | None) -> None:
         """Set the most bytes per second that peers may bring."""
@@ -184,7 +168,6 @@ class Torrent:
             peers=found.num_peers,
             seeds=found.num_seeds,
             from_peers=before.from_peers + found.total_payload_download,
-            to_peers=before.to_peers + found.total_payload_upload,
             down_rate=found.download_payload_rate,
             up_rate=found.upload_payload_rate,
             failed=before.failed + found.total_failed_bytes,
@@ -215,14 +198,11 @@ class Torrent:
 
     # Pieces
 
-    def want(self, indices: Iterable[int], soon: int = 0) -> None:
-        """Have peers asked for pieces now, in this order.
-
-        :param soon: milliseconds until the first one is needed
-        """
+    def want(self, indices: Iterable[int]) -> None:
+        """Have peers asked for pieces now, in this order."""
         for number, index in enumerate(indices):
             if self._state[index] == _MISSING:
-                self._handle.set_piece_deadline(index, soon + 10 * number)
+                self._handle.set_piece_deadline(index, 10 * number)
 
     def forget(self, indices: Iterable[int]) -> None:
         """Ask nobody for these pieces any more."""
