@@ -361,13 +361,13 @@ def test_told_to_end_while_it_is(
         cancel = threading.Event()
         limits = {'deadline': after}
         error = exceptions.DeadlineExceeded
+        started = time.monotonic()
         if how == 'cancel':
             limits = {'cancel': cancel}
             error = exceptions.TransferCancelled
             timer = threading.Timer(after, cancel.set)
             timer.start()
             stack.callback(timer.join)
-        started = time.monotonic()
         with pytest.raises(error) as caught:
             oslo_transfer.copy(src, dst, conf=conf, **limits, **options)
         elapsed = time.monotonic() - started
