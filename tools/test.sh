@@ -285,4 +285,4 @@ if ! selects_tests "${arguments[@]}"; then
 fi
 echo "== tests, after $SECONDS s"
 # The last lines are pytest's own.
-exec pytest -n 3 --dist loadgroup "${arguments[@]}"
+exec pytest -n 2 --dist loadgroup "${arguments[@]}"
