@@ -220,7 +220,8 @@ def attach(
     :raises AttachError: it did not work
     """
     call = _call.Call(conf, cancel, deadline, None)
-    return attachment_records.attach(ends.end_of(src, call.driver), call.ctx)
+    end = ends.end_of(src, call.driver)
+    return end.attach(call.ctx.replace(lasting=True))
 
 
 def attachments(

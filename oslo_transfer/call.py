@@ -12,6 +12,7 @@ import typing
 from oslo_config import cfg
 
 from oslo_transfer import _loader
+from oslo_transfer import attachment_records
 from oslo_transfer import attempts as _attempts
 from oslo_transfer import connector
 from oslo_transfer import context as _context
@@ -74,6 +75,7 @@ class Call:
             cancel=cancel,
             limiter=limiter.Limiter(rate),
             opener=self._open,
+            attacher=attachment_records.attach,
         )
 
     def _open(

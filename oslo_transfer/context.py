@@ -10,6 +10,7 @@ does, also where sockets are green (eventlet) and cannot be interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import importlib
 import socket
@@ -74,7 +75,11 @@ class Context:
         use it to save a request
     :ivar transfer: stands for the call; the same in all its contexts
     :ivar writing: it is the context of the call's destination
+    :ivar lasting: what is attached is to stay when the call has ended
+    :ivar connection_info: the location's, see
+        :class:`~oslo_transfer.Location`
     :ivar opener: opens other locations, see :meth:`open_source`
+    :ivar attacher: attaches and records, see :meth:`attach`
     """
 
     conf: cfg.ConfigOpts
@@ -92,7 +97,13 @@ class Context:
     start: int = 0
     transfer: object = dataclasses.field(default_factory=object)
     writing: bool = False
+    lasting: bool = False
+    connection_info: Mapping[str, typing.Any] | None = None
     opener: Callable[[_location.Location, Context], base.Source] | None = None
+    attacher: (
+        Callable[[base.Driver, _endpoint.Endpoint, Context], base.Attachment]
+        | None
+    ) = None
 
     def check(self) -> None:
         """Raise if the transfer has to end now.
@@ -201,6 +212,19 @@ class Context:
                 'this context opens no further locations'
             )
         return self.opener(location, self)
+
+    def attach(
+        self, driver: base.Driver, endpoint: _endpoint.Endpoint
+    ) -> base.Attachment:
+        """Have a driver attach what it opens, with a record of it.
+
+        Whatever handle is opened on it calls its ``detach()`` in the end.
+
+        :raises AttachError: it did not work, and nothing is left
+        """
+        if self.attacher is None:
+            raise exceptions.CapabilityMissing('this context attaches nothing')
+        return self.attacher(driver, endpoint, self)
 
     def login(self, endpoint: _endpoint.Endpoint) -> tuple[str, str] | None:
         """User name and password for an endpoint.

@@ -29,8 +29,19 @@ DEFAULT_PORTS = {
     'ftps': 21,  # By AUTH TLS; 990 is for TLS from the first byte.
     'http': 80,
     'https': 443,
+    'iscsi': 3260,
+    'nbd': 10809,
+    'nbds': 10809,
+    'nfs': 2049,
     'sftp': 22,
 }
+
+# Schemes whose URLs may name several hosts, with commas in between: ways
+# to the same thing (the portals of an iSCSI target).
+_MANY_HOSTS = frozenset({'iscsi'})
+# The carrier of what is reached by a socket on this host, named in the
+# query (doc/uri.md of the NBD project).
+_UNIX = 'unix'
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -49,6 +60,7 @@ class Endpoint:
     :ivar carrier: of ``torrent+https`` it is ``https``: the rest of the URL
         names what describes the data, and this is how to fetch it
     :ivar fragment: what stood behind ``#``, where there is a carrier
+    :ivar further: more hosts and ports that lead to the same thing
     """
 
     scheme: str
@@ -60,6 +72,7 @@ class Endpoint:
     password: str | None = None
     carrier: str | None = None
     fragment: str | None = None
+    further: tuple[tuple[str, int | None], ...] = ()
 
     @property
     def carried(self) -> Endpoint | None:
@@ -72,9 +85,11 @@ class Endpoint:
 
     @property
     def netloc(self) -> str:
-        """The host and port as they stand in a URL, without userinfo."""
-        host = f'[{self.host}]' if ':' in self.host else self.host
-        return host if self.port is None else f'{host}:{self.port}'
+        """The hosts and ports as they stand in a URL, without userinfo."""
+        return ','.join(
+            _authority(host, port)
+            for host, port in ((self.host, self.port), *self.further)
+        )
 
     @property
     def origin(self) -> tuple[str, str, int | None]:
@@ -124,6 +139,8 @@ class Endpoint:
             return f'{self.scheme}+{carried}{mark}'
         userinfo = '***@' if self.username is not None else ''
         query = '?***' if self.query is not None else ''
+        if self.scheme == _UNIX and self.query is not None:
+            query = f'?{self.query}'  # It names a socket, and no secret.
         return f'{self.scheme}://{userinfo}{self.netloc}{self.path}{query}'
 
     def __repr__(self) -> str:
@@ -214,7 +231,11 @@ def _from_url(scheme: str, rest: str) -> Endpoint:
         name, colon, secret = userinfo.partition(':')
         username = urllib.parse.unquote(name)
         password = urllib.parse.unquote(secret) if colon else None
-    host, port = _host_and_port(scheme, hostport)
+    first, *others = (
+        hostport.split(',') if scheme in _MANY_HOSTS else [hostport]
+    )
+    host, port = _host_and_port(scheme, first)
+    further = tuple(_host_and_port(scheme, each) for each in others)
     if scheme == 'file':
         return _local_from_url(host, port, username, path)
     return Endpoint(
@@ -225,7 +246,13 @@ def _from_url(scheme: str, rest: str) -> Endpoint:
         query if mark else None,
         username,
         password,
+        further=further,
     )
+
+
+def _authority(host: str, port: int | None) -> str:
+    host = f'[{host}]' if ':' in host else host
+    return host if port is None else f'{host}:{port}'
 
 
 def _local_from_url(
@@ -259,7 +286,7 @@ def _host_and_port(scheme: str, hostport: str) -> tuple[str, int | None]:
 
 def _host(scheme: str, host: str) -> str:
     if not host:
-        if scheme == 'file':
+        if scheme in ('file', _UNIX):
             return ''
         raise exceptions.InvalidEndpoint(f'a {scheme} URL names no host')
     if host.startswith('['):

@@ -83,6 +83,7 @@ class LocationEnd:
         return ctx.replace(
             credentials=self.location.credentials,
             trusted=self.location.trusted,
+            connection_info=self.location.connection_info,
         )
 
     def open_source(self, ctx: _context.Context) -> base.Source:
@@ -112,6 +113,13 @@ class LocationEnd:
     def fill(self, part_path: str, ctx: _context.Context) -> str:
         """Have the driver fill a file by its own means."""
         return self.driver.fill(self.endpoint, part_path, self.context(ctx))
+
+    def attach(self, ctx: _context.Context) -> base.Attachment:
+        """Make it readable in place, with a record of that.
+
+        :param ctx: says with ``lasting`` whether it is to stay
+        """
+        return self.context(ctx).attach(self.driver, self.endpoint)
 
     def __str__(self) -> str:
         return str(self.endpoint)
@@ -170,6 +178,13 @@ class FileObjectEnd:
         :raises CapabilityMissing: always
         """
         raise exceptions.CapabilityMissing('a file object cannot fill files')
+
+    def attach(self, ctx: _context.Context) -> base.Attachment:
+        """A file object is nothing that others could read.
+
+        :raises CapabilityMissing: always
+        """
+        raise exceptions.CapabilityMissing('a file object cannot be attached')
 
     def __str__(self) -> str:
         return f'<{type(self._file).__name__}>'

@@ -454,9 +454,13 @@ class Driver:
         ctx: _context.Context,
         record: Callable[[Mapping[str, typing.Any]], None],
     ) -> Attachment:
-        """Make an object readable in place.
+        """Make an object readable in place; writable if ``ctx.writing``.
 
-        What fails leaves nothing behind.
+        What fails leaves nothing behind. Unless ``ctx.lasting`` it is taken
+        away before the call ends, and may need child processes that end
+        with it. A driver that opens handles on what it attaches calls
+        :meth:`~oslo_transfer.context.Context.attach` for that, so that it
+        is recorded.
 
         :param record: takes ``details`` and makes them durable; MUST be
             called before anything is done that would have to be undone.
@@ -471,12 +475,36 @@ class Driver:
     ) -> None:
         """Take an attachment away, also one that another process made.
 
-        Idempotent: what is gone already is no error.
+        Idempotent: what is gone already is no error. What is in use is
+        refused, and what the driver did not make stays.
 
         :param force: go on where a step fails
         :raises DetachError: something is left
         """
         raise self._missing(Capability.ATTACH)
+
+    def sharing(
+        self, endpoint: _endpoint.Endpoint, ctx: _context.Context
+    ) -> str | None:
+        """What attachments of one object have in common on this host.
+
+        One LUN has one device, one export one mount. The core then attaches
+        and detaches one after the other, calls :meth:`attach` for the
+        first only, :meth:`join` for each further one, and :meth:`detach`
+        for the last. Pure, and quick.
+
+        :returns: a key without secrets; None if each attachment is apart
+        """
+        return None
+
+    def join(self, attachment: Attachment, ctx: _context.Context) -> None:
+        """See that what another attachment shares is there, and right.
+
+        Changes nothing.
+
+        :param attachment: an earlier one with the same :meth:`sharing` key
+        :raises AttachError: it is not there any more, or something else is
+        """
 
     def fill(
         self,

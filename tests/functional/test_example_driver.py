@@ -24,7 +24,6 @@ DATA = conformance.pattern(300_000)
 # Attaches, and lets the destination be a link to what was attached.
 STRATEGY = '''
 import os
-from oslo_transfer import attachment_records
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import exceptions
 from oslo_transfer.strategies import base
@@ -46,7 +45,7 @@ class Link(base.Strategy):
         return base.Plan(strategy=self.name, sources=usable)
 
     def run(self, plan, request, landing, ctx):
-        made = attachment_records.attach(plan.sources[0], ctx)
+        made = plan.sources[0].attach(ctx.replace(lasting=True))
         os.symlink(made.path, request.destination.local_path)
         return base.Outcome(
             driver=made.driver, source=made.source, form='path',
