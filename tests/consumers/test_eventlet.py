@@ -116,7 +116,8 @@ def test_service_under_eventlet(outcome):
     for name in ALL:
         # The other green threads went on all the time.
         assert outcome[name]['gap'] < GAP, name
-        assert outcome[name]['ticks'] > 0, name
+    # One that is over at once has none.
+    assert sum(outcome[name]['ticks'] for name in ALL) > len(ALL)
 
 
 def test_nova_refuses_to_start_if_a_library_imports_eventlet(server, tmp_path):
