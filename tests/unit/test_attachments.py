@@ -440,3 +440,122 @@ def test_what_is_no_record_is_left_alone(conf, state, shelf, caplog):
     assert len(oslo_transfer.attachments(conf)) == 1
     assert caplog.text == ''
     assert other.exists()
+
+
+# One object, several attachments
+
+
+class Rack(Shelf):
+    """All that it attaches from one host is one device."""
+
+    #: What joining raises.
+    gone: Exception | None = None
+
+    def sharing(self, endpoint, ctx):
+        return f'rack {endpoint.host}'
+
+    def join(self, attachment, ctx):
+        self.calls.append(f'join {attachment.details["lun"]}')
+        if self.gone is not None:
+            raise self.gone
+
+
+@pytest.fixture
+def rack(shelf, monkeypatch):
+    monkeypatch.setattr(Rack, 'gone', None)
+    with fixtures.registered(Rack):
+        yield Rack
+
+
+def test_second_attachment_joins_and_the_last_takes_it_away(conf, rack, state):
+    first = oslo_transfer.attach('shelf://one/a', conf=conf)
+    second = oslo_transfer.attach('shelf://one/b', conf=conf)
+    other = oslo_transfer.attach('shelf://two/a', conf=conf)
+    assert rack.calls == ['attach', 'join 3', 'attach']
+    assert second.id != first.id
+    assert (second.path, second.size) == (first.path, first.size)
+    assert second.source == 'shelf://one/b'
+    first.detach()
+    assert len(rack.calls) == 3
+    assert {each.id for each in oslo_transfer.attachments(conf)} == {
+        second.id,
+        other.id,
+    }
+    second.detach()
+    assert rack.calls[3:] == ['detach 3 False']
+    # Also if it is said twice.
+    second.detach()
+    assert len(rack.calls) == 4
+    other.detach()
+
+
+def test_what_cannot_be_joined_is_an_error(conf, rack, state):
+    first = oslo_transfer.attach('shelf://one/a', conf=conf)
+    rack.gone = exceptions.AttachError('the device is gone')
+    with pytest.raises(exceptions.AttachError, match='gone'):
+        oslo_transfer.attach('shelf://one/a', conf=conf)
+    assert [each.id for each in oslo_transfer.attachments(conf)] == [first.id]
+
+
+def test_reading_and_writing_do_not_mix(conf, rack, state):
+    first = oslo_transfer.attach('shelf://one/a', conf=conf)
+    writing = rack.contexts[0].replace(writing=True)
+    with pytest.raises(exceptions.AttachError, match=first.id):
+        writing.attach(
+            rack(conf), oslo_transfer.Location('shelf://one/a').endpoint
+        )
+    assert rack.calls == ['attach']
+
+
+def test_attempt_that_was_cut_short_is_cleaned_up_first(conf, rack, state):
+    made = oslo_transfer.attach('shelf://one/a', conf=conf)
+    (record,) = records(state)
+    # As the process would have left it between login and the end.
+    put_record(state, json.dumps({**record, 'path': '', 'form': ''}), made.id)
+    again = oslo_transfer.attach('shelf://one/a', conf=conf)
+    assert rack.calls == ['attach', 'detach 3 False', 'attach']
+    assert [each.id for each in oslo_transfer.attachments(conf)] == [again.id]
+
+
+def test_attachment_of_an_earlier_boot_is_not_joined(conf, rack, state):
+    made = oslo_transfer.attach('shelf://one/a', conf=conf)
+    (record,) = records(state)
+    put_record(state, json.dumps({**record, 'boot': 'before'}), made.id)
+    again = oslo_transfer.attach('shelf://one/a', conf=conf)
+    assert rack.calls == ['attach', 'attach']
+    # Nor does it keep the new one.
+    again.detach()
+    assert rack.calls[2:] == ['detach 3 False']
+
+
+def test_attaching_the_same_waits(conf, rack, state):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def between():
+        begun.set()
+        assert go_on.wait(5)
+
+    rack.between = staticmethod(between)
+    made = []
+    threads = [
+        threading.Thread(
+            target=lambda: made.append(
+                oslo_transfer.attach('shelf://one/a', conf=conf)
+            )
+        )
+        for _ in range(2)
+    ]
+    threads[0].start()
+    assert begun.wait(5)
+    threads[1].start()
+    with pytest.raises(exceptions.DeadlineExceeded):
+        oslo_transfer.attach('shelf://one/a', conf=conf, deadline=0.3)
+    assert rack.calls == ['attach']
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert rack.calls == ['attach', 'join 3']
+    for each in made:
+        each.detach()
+    assert rack.calls[2:] == ['detach 3 False']
+    assert os.listdir(state / 'attachments') == []

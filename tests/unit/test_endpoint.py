@@ -484,3 +484,38 @@ def test_text_parses_to_the_same(username, password):
     except UnicodeEncodeError:
         return  # Half a character, which no URL can have.
     assert endpoint.parse(text) == found
+
+
+@pytest.mark.parametrize(
+    'text, hosts',
+    [
+        ('iscsi://a/iqn.x/1', [('a', None)]),
+        ('iscsi://a,b/iqn.x/1', [('a', None), ('b', None)]),
+        ('iscsi://a:1,[fe80::1]:2/x/0', [('a', 1), ('fe80::1', 2)]),
+        ('iscsi://u:p@a,b:3/x/0', [('a', None), ('b', 3)]),
+    ],
+)
+def test_portals(text, hosts):
+    parsed = endpoint.parse(text)
+    assert [(parsed.host, parsed.port), *parsed.further] == hosts
+    assert parsed.text() == text
+    assert endpoint.parse(parsed.text()) == parsed
+    assert 'u:p' not in str(parsed)
+
+
+@pytest.mark.parametrize(
+    'text', ['http://a,b/x', 'iscsi://a,/x', 'iscsi://,a/x', 'nbd://a,b/x']
+)
+def test_bad_portals(text):
+    with pytest.raises(exceptions.InvalidEndpoint):
+        endpoint.parse(text)
+
+
+def test_socket_of_this_host():
+    parsed = endpoint.parse('nbd+unix:///disk?socket=/run/x.sock')
+    assert (parsed.scheme, parsed.carrier) == ('nbd', 'unix')
+    assert (parsed.host, parsed.path) == ('', '/disk')
+    assert parsed.query == 'socket=/run/x.sock'
+    # A socket is no secret.
+    assert str(parsed) == parsed.text() == parsed.url()
+    assert str(parsed) == 'nbd+unix:///disk?socket=/run/x.sock'
