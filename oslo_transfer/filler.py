@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has a source fill the part file by a transport of its own.
+"""Has a source fill the destination by a transport of its own.
 
 The counterpart of the copier for sources with FILL: the driver moves the
 bytes, and what is done beside that is the same: digest, journal, progress.
@@ -78,8 +78,8 @@ class Shares:
 class Filler(target.Target):
     """Runs one job; the counterpart of :class:`~oslo_transfer.copier.Copier`.
 
-    :param job: what to do; its sink is the part file
-    :param path: the part file
+    :param job: what to do; its sink is the part file, or the device
+    :param path: the part file, or the device
     :param helpers: the call's other locations
     :param hosts: whose bandwidth limits apply
     :param ctx: the limits; its ``stop`` is set when the job fails
@@ -101,6 +101,8 @@ class Filler(target.Target):
         self._size = job.size
         self._ctx = ctx
         self.path = path
+        self.device = job.sink.form == 'device'
+        self.start = min(job.sink.held_back, job.size)
         self.held = job.held
         self.helpers = helpers
         self._limiters = throttle.limiters(ctx, hosts)
@@ -171,10 +173,29 @@ class Filler(target.Target):
 
     def _fill(self) -> None:
         try:
+            self._copy_start()
             self._job.source.fill(self)
         except BaseException as exc:
             self._error = exc
         self._ended.set()
+
+    def _copy_start(self) -> None:
+        """What the sink holds back has to pass through it."""
+        if not self.start:
+            return
+        buffer = memoryview(bytearray(self.start))
+        filled = 0
+        with self._job.source.stream(0, self.start) as stream:
+            while filled < self.start:
+                self._ctx.check()
+                count = stream.readinto(buffer[filled:])
+                if not count:
+                    raise exceptions.SourceChanged(
+                        f'the source ends at byte {filled}'
+                    )
+                filled += count
+        self._job.sink.pwrite(buffer, 0)
+        self.arrived(0, self.start, self._job.source.origin)
 
     # For the source
 

@@ -59,6 +59,7 @@ class HoldFirst(HoldBack):
         room = _FIRST if sink.capacity is None else sink.capacity
         length = min(_FIRST, room if size is None else min(size, room))
         self._first = memoryview(bytearray(length))
+        self.held_back = length
         sink.pwrite(_CLEAN[:length], 0)
         sink.sync()
 

@@ -221,7 +221,7 @@ class Receiver:
             work = (
                 filler.Filler(
                     job,
-                    self._landing.part_path,
+                    self._fill_path(sink),
                     self.helpers,
                     self._hosts,
                     self._ctx,
@@ -259,7 +259,7 @@ class Receiver:
             self._ctx.check()
             self._commit(sink, size)
             keep = False
-            seeding = source.landed(self._final_path()) if fills else None
+            seeding = source.landed(self._local_path()) if fills else None
         except (
             exceptions.SourceChanged,
             exceptions.IntegrityError,
@@ -296,18 +296,22 @@ class Receiver:
             ),
         )
 
-    @staticmethod
-    def _fills(source: base.Source, sink: base.Sink) -> bool:
-        """Whether the source is to fill the part file by itself."""
+    def _fills(self, source: base.Source, sink: base.Sink) -> bool:
+        """Whether the source is to fill the destination by itself."""
         return (
             base.Capability.FILL in source.capabilities
             and base.Capability.READBACK in sink.capabilities
-            and sink.form == 'file'
-            and sink.fd is not None
+            and (sink.form == 'file' or source.fills_devices)
+            and self._local
             and source.size is not None
         )
 
-    def _final_path(self) -> str:
+    def _fill_path(self, sink: base.Sink) -> str:
+        if sink.form == 'device':
+            return self._local_path()
+        return self._landing.part_path
+
+    def _local_path(self) -> str:
         path = self._request.destination.local_path
         assert path is not None
         return path

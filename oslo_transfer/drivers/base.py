@@ -132,6 +132,9 @@ class Source(abc.ABC):
     #: Where the bytes come from, a key of ``bytes_by_origin``.
     origin: str = 'origin'
 
+    #: Whether a block device can be filled, too; with FILL.
+    fills_devices: bool = False
+
     #: Why nobody should rely on this data without a digest of it, or None:
     #: the core refuses it then where none is known.
     doubt: str | None = None
@@ -163,7 +166,8 @@ class Source(abc.ABC):
     def fill(self, target: _target.Target) -> None:
         """Fill a file by a transport of its own; needs FILL.
 
-        Blocks until all bytes have arrived, verified. What has arrived
+        Or a device, with :attr:`fills_devices`. Blocks until all bytes
+        have arrived, and are those that the source has. What has arrived
         when it raises can be gone on with.
 
         :raises IntegrityError: peers and helpers have wrong bytes only
@@ -221,6 +225,9 @@ class Sink(abc.ABC):
 
     #: What the destination is: ``file`` or ``device``.
     form: str = 'file'
+
+    #: Bytes at the start that get there only with the commit.
+    held_back: int = 0
 
     @property
     def free(self) -> int | None:

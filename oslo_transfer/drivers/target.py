@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source with FILL is given to fill a file."""
+"""What a source with FILL is given to fill."""
 
 from __future__ import annotations
 
@@ -41,17 +41,26 @@ class Helper(abc.ABC):
 
 
 class Target(abc.ABC):
-    """The part file to fill, and what is to be known about it.
+    """The part file or device to fill, and what is to be known about it.
 
     Thread-safe.
     """
 
     #: The part file. It exists and has the size of the source. It MUST
-    #: stay the same file.
+    #: stay the same file. Or the block device, which may be larger.
     path: str
 
+    #: Whether it is a block device; only where
+    #: :attr:`~oslo_transfer.drivers.base.Source.fills_devices` is true.
+    device: bool = False
+
+    #: The first byte to fill, in bytes: what comes before is not touched.
+    #: 0 unless it is a device.
+    start: int = 0
+
     #: What an earlier copy has left in it. It may be wrong, and anything
-    #: may stand between. If nothing is held, the file is all zeros.
+    #: may stand between. If nothing is held, the file is all zeros; of a
+    #: device nothing is known.
     held: ranges.RangeSet
 
     #: Other locations of the same data, in order of preference.

@@ -17,24 +17,16 @@ from oslo_transfer import flight as _flight
 from oslo_transfer import receive
 from oslo_transfer import shared
 from oslo_transfer.strategies import base
+from oslo_transfer.strategies import in_turn
 from oslo_transfer.wrappers import retry
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer import ends
-    from oslo_transfer import filler
     from oslo_transfer import landing as _landing
     from oslo_transfer import request as _request
 
 LOG = logging.getLogger(__name__)
-
-# What another location cannot mend.
-_FINAL = (
-    exceptions.TransferCancelled,
-    exceptions.DeadlineExceeded,
-    exceptions.NoSpace,
-    exceptions.AlreadyExists,
-)
 
 
 class FullCopy(base.Strategy):
@@ -93,13 +85,13 @@ class FullCopy(base.Strategy):
         wasted = 0
         for end in _filling(locations, request):
             others = tuple(each for each in locations if each is not end)
-            attempt = _OneLocation(
+            attempt = in_turn.OneLocation(
                 end, request, landing, ctx, not others, others
             )
-            received = _try(attempt, failed)
+            received = in_turn.try_one(attempt, failed)
             wasted += attempt.wasted
             if received is not None:
-                return _outcome(received, wasted, failed)
+                return in_turn.outcome(received, wasted, failed)
             locations = others
         if not locations:
             raise failed.error()
@@ -108,7 +100,7 @@ class FullCopy(base.Strategy):
             together = receive.Receiver(locations, request, landing, ctx)
             try:
                 received = together.run(patient=True, resume=True)
-            except _FINAL as exc:
+            except in_turn.FINAL as exc:
                 _add_mirrors(failed, together)
                 exc.attempts = failed.all
                 raise
@@ -121,15 +113,10 @@ class FullCopy(base.Strategy):
                 LOG.warning('one location after the other now: %s', exc)
             else:
                 _add_mirrors(failed, together)
-                return _outcome(received, 0, failed)
-        for index, end in enumerate(locations):
-            last = index == len(locations) - 1
-            attempt = _OneLocation(end, request, landing, ctx, last)
-            received = _try(attempt, failed)
-            wasted += attempt.wasted
-            if received is not None:
-                return _outcome(received, wasted, failed)
-        raise failed.error()
+                return in_turn.outcome(received, 0, failed)
+        return in_turn.try_each(
+            locations, request, landing, ctx, failed, wasted
+        )
 
 
 def _filling(
@@ -167,46 +154,6 @@ def _steps(
                 f'{further}read {end} by {end.driver_name}, write '
                 f'{destination} by {destination.driver_name}'
             )
-
-
-def _try(
-    attempt: _OneLocation, failed: _attempts.Attempts
-) -> receive.Received | None:
-    """One location; None if the next one may do better."""
-    try:
-        return attempt.run()
-    except _FINAL as exc:
-        failed.add(str(attempt.end), exc)
-        exc.attempts = failed.all
-        raise
-    except exceptions.TransferError as exc:
-        failed.add(str(attempt.end), exc)
-        shared.current().locations.failed(attempt.end, exc)
-        return None
-    finally:
-        for helper in attempt.helpers:
-            if helper.error is not None:
-                failed.add(helper.name, helper.error)
-
-
-def _outcome(
-    received: receive.Received, wasted: int, failed: _attempts.Attempts
-) -> base.Outcome:
-    shared.current().locations.succeeded(received.source)
-    return base.Outcome(
-        driver=received.source.driver_name,
-        source=str(received.source),
-        form=received.form,
-        verified=received.verified,
-        bytes_written=received.bytes_written,
-        bytes_by_origin=received.bytes_by_origin,
-        bytes_by_location=received.bytes_by_location,
-        wasted=wasted + received.wasted,
-        digest=received.digest,
-        method=received.method,
-        seeding=received.seeding,
-        attempts=failed.all,
-    )
 
 
 def _add_mirrors(
@@ -252,63 +199,3 @@ def _worth_a_try(
         if (mixed and not mirror.gone)
         or (isinstance(mirror.error, unfit) and not is_final(mirror.error))
     )
-
-
-class _OneLocation:
-    """One location, started over from zero where that may help."""
-
-    def __init__(
-        self,
-        end: ends.End,
-        request: _request.Request,
-        landing: _landing.Landing,
-        ctx: _context.Context,
-        last: bool,
-        others: Sequence[ends.End] = (),
-    ) -> None:
-        self.end = end
-        self._others = others
-        self._request = request
-        self._landing = landing
-        self._ctx = ctx
-        self._last = last
-        self.wasted = 0
-        #: What became of the others.
-        self.helpers: Sequence[filler.Helper] = ()
-
-    def run(self) -> receive.Received:
-        restarts = self._ctx.conf.oslo_transfer.max_retries
-        blamed = False
-        resume = True
-        earlier: exceptions.TransferError | None = None
-        while True:
-            receiver = receive.Receiver(
-                [self.end],
-                self._request,
-                self._landing,
-                self._ctx,
-                self._others,
-            )
-            self.helpers = receiver.helpers
-            try:
-                return receiver.run(patient=self._last, resume=resume)
-            except exceptions.IntegrityError:
-                # Joined bytes may be to blame: read it once in one go.
-                if blamed or not receiver.joined:
-                    raise
-                blamed, resume = True, False
-            except (
-                exceptions.SourceChanged,
-                exceptions.CapabilityMissing,
-                retry.NotResumable,
-            ) as exc:
-                # Another version, or no way to read on: all over again.
-                if not receiver.started and earlier is not None:
-                    raise earlier from exc  # The destination cannot do it.
-                if restarts <= 0 or not receiver.started:
-                    raise
-                restarts -= 1
-                resume = False
-                earlier = exc
-            finally:
-                self.wasted += receiver.wasted

@@ -26,6 +26,7 @@ class SourceWrapper(base.Source):
         self.validator = source.validator
         self.delimited = source.delimited
         self.doubt = source.doubt
+        self.fills_devices = source.fills_devices
 
     @property
     def origin(self) -> str:  # type: ignore[override]

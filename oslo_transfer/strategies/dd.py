@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attach, copy by dd(1), verify, detach."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+from oslo_transfer import attempts as _attempts
+from oslo_transfer.drivers import base as drivers_base
+from oslo_transfer.drivers import dd
+from oslo_transfer import ends
+from oslo_transfer import exceptions
+from oslo_transfer.strategies import base
+from oslo_transfer.strategies import in_turn
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+    from oslo_transfer import landing as _landing
+    from oslo_transfer import request as _request
+
+
+class Dd(base.Strategy):
+    """Turns what can be attached into a full copy, by dd(1).
+
+    A location is attached, copied in slices that dd reads and writes past
+    the page cache, verified, and detached, whatever happened. The next
+    location is tried if one fails. It needs a driver that attaches, and a
+    file or block device on this host as the destination.
+    """
+
+    name = 'dd'
+    forms = frozenset({'file', 'device'})
+
+    def plan(self, request: _request.Request) -> base.Plan:
+        """Use each location that can be attached."""
+        destination = request.destination
+        if destination.local_path is None:
+            raise exceptions.CapabilityMissing(
+                f'{destination} is not a file or block device on this host'
+            )
+        usable, passed_over = [], []
+        for end in request.sources:
+            if (
+                isinstance(end, ends.LocationEnd)
+                and drivers_base.Capability.ATTACH in end.capabilities
+            ):
+                usable.append(AttachedEnd(**_fields(end)))
+            else:
+                error = exceptions.CapabilityMissing(
+                    f'the {end.driver_name} driver has no ATTACH'
+                )
+                passed_over.append(
+                    _attempts.attempt(self.name, str(end), error)
+                )
+        if not usable:
+            raise exceptions.CapabilityMissing('no location can be attached')
+        return base.Plan(
+            strategy=self.name,
+            sources=tuple(usable),
+            passed_over=tuple(passed_over),
+            steps=tuple(
+                f'attach {end} by {end.driver_name}, have dd copy it to '
+                f'{destination}, verify it, detach'
+                for end in usable
+            ),
+        )
+
+    def run(
+        self,
+        plan: base.Plan,
+        request: _request.Request,
+        landing: _landing.Landing,
+        ctx: _context.Context,
+    ) -> base.Outcome:
+        """Use the first location that works."""
+        failed = _attempts.Attempts(self.name, plan.passed_over)
+        return in_turn.try_each(plan.sources, request, landing, ctx, failed)
+
+
+class AttachedEnd(ends.LocationEnd):
+    """A location that is attached for as long as it is open."""
+
+    @property
+    def capabilities(self) -> drivers_base.Capability:
+        """Those of dd."""
+        return (
+            drivers_base.Capability.READ
+            | drivers_base.Capability.RANDOM_READ
+            | drivers_base.Capability.EXTENTS
+            | drivers_base.Capability.FILL
+        )
+
+    def open_source(self, ctx: _context.Context) -> drivers_base.Source:
+        """Attach it, and read it in place."""
+        attachment = self.attach(ctx)
+        try:
+            return dd.DdSource(attachment, ctx, attachment.detach)
+        except BaseException:
+            attachment.detach(force=True)
+            raise
+
+
+def _fields(end: ends.LocationEnd) -> dict[str, typing.Any]:
+    return {
+        field.name: getattr(end, field.name)
+        for field in dataclasses.fields(end)
+    }
