@@ -11,6 +11,7 @@ from oslo_config import cfg
 from oslo_config import types
 
 from oslo_transfer.drivers.bittorrent import opts as bittorrent_opts
+from oslo_transfer.drivers import dd_opts
 from oslo_transfer.drivers.ftp import opts as ftp_opts
 from oslo_transfer.drivers.http import opts as http_opts
 from oslo_transfer.drivers.sftp import opts as sftp_opts
@@ -90,6 +91,28 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         help='Strategies in the order in which they are tried when a call '
         'names none. One that cannot serve a call is passed over, and the '
         'result says why.',
+    ),
+    cfg.StrOpt(
+        'zero_copy_form',
+        default='overlay',
+        choices=[
+            (
+                'overlay',
+                'a qcow2 image over what is attached; it takes writes',
+            ),
+            ('device', 'a symbolic link to the device or file; read-only'),
+        ],
+        help='What the strategy zero_copy makes of a destination, where the '
+        'call does not say by accept= that it can use only the other.',
+    ),
+    cfg.ListOpt(
+        'zero_copy_formats',
+        default=['raw', 'qcow2'],
+        item_type=types.String(choices=['raw', 'qcow2']),
+        help='Formats that an image may have under an overlay. The format is '
+        'found out by looking at the image; with "raw" alone, what looks '
+        'like qcow2 is refused, and not taken for one. A qcow2 image that '
+        'leads to a backing or data file is refused in any case.',
     ),
     cfg.StrOpt(
         'state_path',
@@ -333,6 +356,7 @@ DATACENTER_SAMPLE = f'{DATACENTER_GROUP}example'
 _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     (GROUP, CORE_OPTIONS),
     ('oslo_transfer_bittorrent', bittorrent_opts.OPTIONS),
+    (dd_opts.GROUP, dd_opts.OPTIONS),
     ('oslo_transfer_ftp', ftp_opts.OPTIONS),
     ('oslo_transfer_http', http_opts.OPTIONS),
     (service_opts.SEED_GROUP, service_opts.SEED_OPTIONS),

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine dd: has dd(1) copy what is attached to this host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import logging
+import threading
+import typing
+
+from oslo_transfer.drivers import base
+from oslo_transfer.drivers import dd_slices
+from oslo_transfer.drivers import file
+from oslo_transfer.drivers import nbdfuse
+from oslo_transfer import exceptions
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+    from oslo_transfer.drivers import target as _target
+
+LOG = logging.getLogger(__name__)
+
+# Seconds that a fill has to end, which looks up every 0.2 of them.
+_PATIENCE = 8.0
+
+
+class DdSource(base.Source):
+    """What is attached: read like a file, or copied by dd(1).
+
+    A device, a file, or an NBD export, which nbdfuse(1) makes a file of.
+
+    :param attachment: owned only once this has returned
+    :param ctx: the limits
+    :param on_close: called once, when nothing uses the attachment any more;
+        takes it away
+    :raises NotFound: there is nothing at the attachment's path
+    :raises SourceChanged: it has another size than the attachment says
+    :raises CapabilityMissing: nbdfuse(1) is needed, and is missing
+    :raises TransferError: it cannot be opened
+    """
+
+    #: Also a device can be the target of :meth:`fill`.
+    fills_devices = True
+
+    def __init__(
+        self,
+        attachment: base.Attachment,
+        ctx: _context.Context,
+        on_close: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._ctx = ctx
+        self._where = attachment.source
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        # Held by a fill for as long as it works.
+        self._idle = threading.Lock()
+        with contextlib.ExitStack() as stack:
+            path = attachment.path
+            if attachment.form == 'nbd':
+                path = stack.enter_context(nbdfuse.mounted(path, ctx))
+            self._file = stack.enter_context(file.FileSource(path, ctx))
+            if attachment.size not in (None, self._file.size):
+                raise exceptions.SourceChanged(
+                    f'{self._where}: {path} has {self._file.size} bytes, '
+                    f'{attachment.size} when it was attached'
+                )
+            self._stack = stack.pop_all()
+        self._on_close: Callable[[], object] | None = on_close
+        self.size = self._file.size
+        self.validator = self._file.validator
+        self.geometry = self._file.geometry
+        self.capabilities = self._file.capabilities | base.Capability.FILL
+
+    def stream(self, offset: int, length: int | None) -> base.Stream:
+        """Read a run of bytes, without dd."""
+        return self._file.stream(offset, length)
+
+    def extents(
+        self, offset: int, length: int
+    ) -> Iterator[base.Extent] | None:
+        """Holes and data, where the file system tells them."""
+        return self._file.extents(offset, length)
+
+    def fill(self, target: _target.Target) -> None:
+        """Have dd(1) copy it in slices.
+
+        Blocks until all is in place; each wait ends within a second.
+
+        :raises CapabilityMissing: dd(1) is missing, or is not GNU's
+        :raises Unavailable: the source cannot be read any more; what has
+            arrived can be gone on with
+        :raises SourceChanged: the source has become shorter
+        :raises Stalled: too little was read for too long
+        :raises NoSpace: nothing more fits
+        :raises StorageError: the target cannot be written
+        :raises TransferCancelled: the context says stop, or the source was
+            closed
+        """
+        with self._idle:
+            dd_slices.Filling(
+                self._file, self._where, target, self._ctx, self._closed
+            ).run()
+
+    def close(self) -> None:
+        """End what runs, and let the attachment go."""
+        self._closed.set()
+        if not self._idle.acquire(timeout=_PATIENCE):
+            LOG.warning('%s: dd does not end', self._where)
+        else:
+            self._idle.release()
+        with self._lock:
+            on_close, self._on_close = self._on_close, None
+        if on_close is None:
+            return
+        try:
+            self._stack.close()
+            on_close()
+        except exceptions.TransferError as exc:
+            LOG.warning('%s is still attached: %s', self._where, exc)

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fills a target by slices, each copied by one dd(1)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import selectors
+import threading
+import time
+import typing
+
+from oslo_transfer import context as _context
+from oslo_transfer.drivers import dd_opts
+from oslo_transfer.drivers import dd_program
+from oslo_transfer import exceptions
+from oslo_transfer import oserrors
+from oslo_transfer import ranges
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer.drivers import file
+    from oslo_transfer.drivers import target as _target
+
+LOG = logging.getLogger(__name__)
+
+_ALIGNMENT = dd_program.ALIGNMENT
+#: Seconds that a slice is to take: starting dd is nothing then.
+_SECONDS = 1.0
+#: The same where there is a limit, which is kept between slices.
+_LIMITED_SECONDS = 0.25
+# Bytes of a slice: the first, and the bounds.
+_FIRST = 16 << 20
+_LEAST = 8 << 20
+_MOST = 1 << 30
+#: Bytes at the end of what is held that are compared with the source's.
+_OVERLAP = 64 << 10
+
+
+@dataclasses.dataclass
+class _Job:
+    """A slice that is being copied.
+
+    :ivar run: its dd
+    :ivar began: ``time.monotonic()``
+    :ivar told: the end of what was reported as arrived
+    """
+
+    run: dd_program.Run
+    began: float
+    told: int
+
+
+class Filling:
+    """Fills one target; for one thread.
+
+    :param source: what to copy
+    :param where: its redacted name
+    :param target: what to fill
+    :param ctx: the limits
+    :param closed: set to end it
+    """
+
+    def __init__(
+        self,
+        source: file.FileSource,
+        where: str,
+        target: _target.Target,
+        ctx: _context.Context,
+        closed: threading.Event,
+    ) -> None:
+        self._source = source
+        self._where = where
+        self._target = target
+        self._ctx = ctx
+        self._closed = closed
+        options = ctx.conf[dd_opts.GROUP]
+        self._parallel: int = options.parallel
+        self._block: int = _down(options.block_bytes)
+        self._length = _FIRST
+        # No slice starts before that; the limit says when.
+        self._due = 0.0
+        self._direct_input = self._direct_output = False
+        # Nothing is known of what is on a device, or between held ranges.
+        self._sparse = not target.device and not target.held.total
+        self._jobs: list[_Job] = []
+        self._stall = _Stall(ctx.stall)
+
+    def run(self) -> None:
+        """Copy all that is missing; see :meth:`~.dd.DdSource.fill`."""
+        self._check()
+        program = dd_program.find()
+        assert self._source.size is not None
+        flags = os.O_RDWR | os.O_CLOEXEC
+        with (
+            contextlib.ExitStack() as stack,
+            selectors.DefaultSelector() as self._selector,
+        ):
+            with oserrors.os_errors(f'opening {self._target.path}'):
+                fd = os.open(self._target.path, flags)
+            stack.callback(oserrors.close, fd)
+            self._ends = dd_program.Ends(
+                self._source.fd, self._where, fd, self._target.path
+            )
+            self._direct_input = _can_direct(self._source.fd, os.O_RDONLY)
+            self._direct_output = _can_direct(fd, os.O_WRONLY)
+            self._gaps = self._missing(self._source.size)
+            stack.callback(self._kill)
+            self._copy(program)
+        self._source.check_unchanged()
+
+    # What is to be copied
+
+    def _missing(self, size: int) -> list[tuple[int, int]]:
+        """Report what is there already; the rest as (start, end)."""
+        start = self._target.start
+        there = ranges.RangeSet([(0, start)])
+        for held_start, held_end in self._target.held:
+            # Direct input and output needs whole blocks in between.
+            run = max(start, _up(held_start)), _whole(held_end, size)
+            if run[0] < run[1] and self._is_right(*run):
+                self._target.arrived(run[0], run[1] - run[0], 'resumed')
+                there.add(*run)
+        self._target.checked()
+        extents = self._source.extents(start, size - start)
+        if self._sparse and extents is not None:
+            for extent in extents:
+                run = (
+                    max(start, _up(extent.offset)),
+                    _whole(extent.offset + extent.length, size),
+                )
+                if not extent.data and run[0] < run[1]:
+                    self._target.arrived(run[0], run[1] - run[0], 'zeros')
+                    there.add(*run)
+        return list(there.gaps(size))
+
+    def _is_right(self, start: int, end: int) -> bool:
+        """Whether what is held ends with the bytes of the source."""
+        self._check()
+        offset = max(start, end - _OVERLAP)
+        count = end - offset
+        with oserrors.os_errors(f'reading {self._target.path}'):
+            held = os.pread(self._ends.target, count, offset)
+        with oserrors.os_errors(f'reading {self._where} at byte {offset}'):
+            return held == os.pread(self._ends.source, count, offset)
+
+    def _next(self) -> dd_program.Slice | None:
+        """Take the next slice of what is missing."""
+        if not self._gaps:
+            return None
+        start, stop = self._gaps[0]
+        left = sum(end - begin for begin, end in self._gaps)
+        rate = self._target.rate
+        # The last slices are to end together.
+        length = max(_LEAST, min(self._length, -(-left // self._parallel)))
+        if rate is not None:
+            length = min(length, int(rate * _LIMITED_SECONDS))
+        end = min(stop, start + max(_ALIGNMENT, _down(length)))
+        if end - start > _ALIGNMENT:
+            # What is behind the last whole block is a slice of its own.
+            end = _down(end)
+        self._gaps[0] = end, stop
+        if end == stop:
+            del self._gaps[0]
+        whole = (start | end) % _ALIGNMENT == 0
+        return dd_program.Slice(
+            start,
+            end,
+            direct_input=self._direct_input and whole,
+            direct_output=self._direct_output and whole,
+            sparse=self._sparse,
+        )
+
+    # Copying it
+
+    def _copy(self, program: str) -> None:
+        while True:
+            self._start_more(program)
+            if not self._jobs and not self._gaps:
+                return
+            self._wait()
+            self._check()
+            for job in list(self._jobs):
+                self._arrived(job, job.run.position())
+            self._stall.check(self._jobs)
+
+    def _start_more(self, program: str) -> None:
+        while len(self._jobs) < self._parallel:
+            if time.monotonic() < self._due:
+                return
+            slice_ = self._next()
+            if slice_ is None:
+                return
+            run = dd_program.Run(program, self._ends, slice_, self._block)
+            job = _Job(run, time.monotonic(), slice_.start)
+            self._jobs.append(job)
+            self._selector.register(run.stderr, selectors.EVENT_READ, job)
+            rate = self._target.rate
+            if rate is not None:
+                seconds = (slice_.end - slice_.start) / rate
+                self._due = max(self._due, job.began) + seconds
+
+    def _wait(self) -> None:
+        """Until some dd ends, or a slice is due, or for a tick."""
+        seconds = _context.TICK
+        if len(self._jobs) < self._parallel and self._gaps:
+            due = self._due - time.monotonic()
+            seconds = min(seconds, max(0.0, due))
+        for key, _ in self._selector.select(seconds):
+            self._ended(key.data)
+
+    def _ended(self, job: _Job) -> None:
+        self._selector.unregister(job.run.stderr)
+        self._jobs.remove(job)
+        end = job.run.finish()
+        self._arrived(job, end)
+        try:
+            job.run.check(end)
+        except dd_program.NotDirect:
+            LOG.info('%s: O_DIRECT does not work', self._where)
+            self._direct_input = self._direct_output = False
+            self._gaps.insert(0, (end, job.run.slice.end))
+            return
+        seconds = max(time.monotonic() - job.began, 0.001)
+        rate = (end - job.run.slice.start) / seconds
+        self._length = max(_LEAST, min(int(rate * _SECONDS), _MOST))
+
+    def _arrived(self, job: _Job, end: int) -> None:
+        if end > job.told:
+            count = end - job.told
+            self._target.arrived(job.told, count, 'origin')
+            self._target.moved(count)
+            self._stall.moved(count)
+            job.told = end
+
+    def _check(self) -> None:
+        if self._closed.is_set():
+            raise exceptions.TransferCancelled('the source was closed')
+        self._ctx.check()
+
+    def _kill(self) -> None:
+        for job in self._jobs:
+            if not job.run.kill():
+                LOG.warning(
+                    '%s: dd hangs in the kernel and cannot be ended',
+                    self._where,
+                )
+
+
+class _Stall:
+    """Gives up where dd runs and too little moves.
+
+    :param rule: what a window has to bring
+    """
+
+    def __init__(self, rule: _context.StallRule) -> None:
+        self._rule = rule
+        self._begin(time.monotonic())
+
+    def _begin(self, now: float) -> None:
+        self._since = now
+        self._moved = 0
+
+    def moved(self, count: int) -> None:
+        """Bytes are in place."""
+        self._moved += count
+
+    def check(self, jobs: list[_Job]) -> None:
+        """Look at the window if it is over.
+
+        :raises Stalled: it was too little
+        """
+        now = time.monotonic()
+        if not jobs:
+            # It is the limit that is waited for.
+            self._begin(now)
+        elif now - self._since >= self._rule.seconds:
+            if self._moved < self._rule.bytes_per_second * self._rule.seconds:
+                raise exceptions.Stalled(
+                    f'dd copied {self._moved} bytes in '
+                    f'{now - self._since:.0f} seconds'
+                )
+            self._begin(now)
+
+
+def _can_direct(fd: int, mode: int) -> bool:
+    """Whether a file can be opened with O_DIRECT; some only fail later."""
+    try:
+        again = os.open(
+            f'/proc/self/fd/{fd}', mode | os.O_DIRECT | os.O_CLOEXEC
+        )
+    except OSError:
+        return False
+    os.close(again)
+    return True
+
+
+def _down(value: int) -> int:
+    return value - value % _ALIGNMENT
+
+
+def _up(value: int) -> int:
+    return _down(value + _ALIGNMENT - 1)
+
+
+def _whole(end: int, size: int) -> int:
+    """Where whole blocks end that end there at the latest."""
+    return end if end == size else _down(end)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An NBD export as a file path, by nbdfuse(1) of libnbd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import os
+import signal
+import time
+import typing
+
+from oslo_transfer import children
+from oslo_transfer import exceptions
+from oslo_transfer import oserrors
+from oslo_transfer import privatedir
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+
+#: Where the mount points are, in the state directory.
+DIRECTORY = 'nbdfuse'
+_FILE = 'export'
+_PID_FILE = 'pid'
+_PAUSE = 0.01
+# Seconds that unmounting may take.
+_UNMOUNT = 5.0
+
+
+@contextlib.contextmanager
+def mounted(uri: str, ctx: _context.Context) -> Iterator[str]:
+    """Have an NBD export be a file, read-only, while the context is open.
+
+    Blocks until the file can be read. If this process is killed, the
+    kernel ends nbdfuse, and that unmounts it.
+
+    :param uri: of the export; has no secrets, for all users can see it
+    :param ctx: bounds the wait by its ``connect_timeout``
+    :returns: the path of the file, in a directory that only this user and
+        root can look into
+    :raises CapabilityMissing: nbdfuse(1) or fusermount3(1) is missing
+    :raises Unavailable: the export cannot be mounted
+    :raises DetachError: at the end, if it cannot be unmounted
+    """
+    nbdfuse = children.find('nbdfuse', 'libnbd-bin')
+    children.find('fusermount3', 'fuse3')
+    with privatedir.made(ctx.conf, DIRECTORY, _unmount) as directory:
+        path = os.path.join(directory, _FILE)
+        pid_file = os.path.join(directory, _PID_FILE)
+        with oserrors.os_errors(f'making {path}'):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+        helper = children.Helper(
+            # fusermount3 unmounts it, should nbdfuse be killed.
+            [nbdfuse, '-r', '-o', 'auto_unmount', '-P', pid_file, path, uri],
+            death=signal.SIGTERM,
+        )
+        try:
+            _wait(helper, pid_file, uri, ctx)
+            yield path
+        finally:
+            if not helper.close():
+                raise exceptions.DetachError(
+                    'nbdfuse hangs in the kernel',
+                    (f'process {helper.pid}', f'mount {path}'),
+                )
+
+
+def _wait(
+    helper: children.Helper, pid_file: str, uri: str, ctx: _context.Context
+) -> None:
+    """Until it serves: then it writes its process id (nbdfuse(1), -P)."""
+    limit = time.monotonic() + ctx.connect_timeout
+    while not _has_content(pid_file):
+        if not helper.running:
+            raise exceptions.Unavailable(
+                f'nbdfuse cannot mount {uri}: {helper.errors}'
+            )
+        if time.monotonic() > limit:
+            raise exceptions.Unavailable(
+                f'nbdfuse has not mounted {uri} in {ctx.connect_timeout:g} '
+                f'seconds: {helper.errors}'
+            )
+        ctx.sleep(_PAUSE)
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _unmount(directory: str) -> None:
+    """See that nothing is mounted in a directory.
+
+    :raises DetachError: it cannot be unmounted
+    """
+    path = os.path.join(directory, _FILE)
+    for again in (False, True):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            if exc.errno != errno.EBUSY or again:
+                raise exceptions.DetachError(
+                    f'{path} is still mounted: {exc.strerror}',
+                    (f'mount {path}',),
+                ) from exc
+        else:
+            return
+        fusermount = children.find('fusermount3', 'fuse3')
+        with contextlib.suppress(exceptions.Unavailable):
+            # Lazily: the mount goes when the last who reads closes it.
+            children.run([fusermount, '-u', '-z', path], _UNMOUNT)
