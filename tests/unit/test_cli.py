@@ -51,7 +51,7 @@ COMMANDS = (
     'driver show',
     'strategy list',
     'attachment list',
-    'attachment detach',
+    'detach',
     'cleanup',
     'serve',
     'seed add',
@@ -374,7 +374,7 @@ def test_5_cannot(command, server):
 def test_6_not_found(command, server):
     assert '404' in command.fails(6, 'copy', server.url('/x'), 'b')
     assert 'nothing' in command.fails(6, 'copy', 'nothing', 'b')
-    command.fails(6, 'attachment', 'detach', 'nothing')
+    command.fails(6, 'detach', 'nothing')
 
 
 def test_7_denied(command, server):
@@ -480,7 +480,7 @@ def test_17_detach(command, source, monkeypatch):
     app = main.TransferApp()
     app.options = app.parser.parse_args(['--config-file', str(command.config)])
     attachment = oslo_transfer.attach(str(source), conf=app.conf())
-    err = command.fails(17, 'attachment', 'detach', attachment.id)
+    err = command.fails(17, 'detach', attachment.id)
     assert '/dev/sdx' in err
 
 
@@ -1052,7 +1052,7 @@ def test_attachments(command, source):
     assert [row['id'] for row in ran.json] == [attachment.id]
     assert ran.json[0]['size'] == len(DATA)
     assert ran.json[0]['read_only'] is True
-    assert command('attachment', 'detach', attachment.id) == (0, '', '')
+    assert command('detach', attachment.id) == (0, '', '')
     assert command('attachment', 'list', '-f', 'json').json == []
 
 
