@@ -216,6 +216,7 @@ def attach(
         raise exceptions.CapabilityMissing(
             f'the {driver.name} driver cannot attach'
         )
+    ctx.check()
     records = Records(ctx)
     sharing = driver.sharing(endpoint, ctx)
     pending = base.Attachment(

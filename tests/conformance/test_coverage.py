@@ -66,8 +66,13 @@ def test_drivers(point):
 def test_strategies(point):
     strategy = point.load()
     assert strategy.name == point.name
+    suite = (
+        conformance.AttachingStrategyConformance
+        if strategy.attaching
+        else conformance.StrategyConformance
+    )
     assert any(
-        issubclass(cls, conformance.StrategyConformance)
+        issubclass(cls, suite)
         and getattr(cls, 'strategy_class', None) is strategy
         for cls in bound_classes()
     )

@@ -12,7 +12,9 @@ import unittest
 from oslo_transfer.drivers import base
 from oslo_transfer import oserrors
 from oslo_transfer.strategies import clone
+from oslo_transfer.strategies import dd
 from oslo_transfer.strategies import full_copy
+from oslo_transfer.strategies import zero_copy
 from oslo_transfer.testing import conformance
 from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import memory
@@ -118,6 +120,55 @@ class TestClone(
 
     def missing(self):
         return f'share://local{self.target()}'
+
+    def unservable(self):
+        url = self.store.put('memory://test/object', b'data')
+        return url, self.target()
+
+
+class TestDd(FileTarget, conformance.StrategyConformance, unittest.TestCase):
+    """From what can be attached to a file."""
+
+    strategy_class = dd.Dd
+
+    def setUp(self):
+        super().setUp()
+        self.store = memory.MemoryStore()
+        self.enterContext(fixtures.registered(self.store.driver_class()))
+
+    def put(self, data):
+        path = self.target()
+        pathlib.Path(path).write_bytes(data)
+        return path
+
+    def missing(self):
+        return self.target()
+
+    def unservable(self):
+        url = self.store.put('memory://test/object', b'data')
+        return url, self.target()
+
+
+class TestZeroCopy(
+    FileTarget, conformance.AttachingStrategyConformance, unittest.TestCase
+):
+    """A link to what is attached; overlays need qemu-img."""
+
+    strategy_class = zero_copy.ZeroCopy
+
+    def setUp(self):
+        super().setUp()
+        self.conf.set_override('zero_copy_form', 'device', 'oslo_transfer')
+        self.store = memory.MemoryStore()
+        self.enterContext(fixtures.registered(self.store.driver_class()))
+
+    def put(self, data):
+        path = self.target()
+        pathlib.Path(path).write_bytes(data)
+        return path
+
+    def missing(self):
+        return self.target()
 
     def unservable(self):
         url = self.store.put('memory://test/object', b'data')

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attach, and have the destination lead to what is attached."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import typing
+
+from oslo_transfer import attempts as _attempts
+from oslo_transfer.drivers import base as drivers_base
+from oslo_transfer.drivers import localfs
+from oslo_transfer import exceptions
+from oslo_transfer import imageformat
+from oslo_transfer import location as _location
+from oslo_transfer import oserrors
+from oslo_transfer import qemu_img
+from oslo_transfer import shared
+from oslo_transfer.strategies import base
+from oslo_transfer.strategies import in_turn
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+    from oslo_transfer import ends
+    from oslo_transfer import landing as _landing
+    from oslo_transfer import request as _request
+
+_LINKS = frozenset({'device', 'path'})
+
+
+class ZeroCopy(base.Strategy):
+    """Makes the destination usable at once, without moving an image byte.
+
+    A location is attached read-only, and the destination becomes either a
+    qcow2 overlay over it, which takes all writes, or a symbolic link to
+    its device or file. The attachment stays until it is detached. Nothing
+    is verified. The next location is tried if one fails.
+    """
+
+    name = 'zero_copy'
+    attaching = True
+    forms = frozenset({'overlay', 'device', 'path'})
+
+    def plan(self, request: _request.Request) -> base.Plan:
+        """Use each location that can be attached."""
+        destination = request.destination
+        if destination.local_path is None:
+            raise exceptions.CapabilityMissing(
+                f'{destination} is not a path on this host'
+            )
+        usable, passed_over = [], []
+        for end in request.sources:
+            if drivers_base.Capability.ATTACH in end.capabilities:
+                usable.append(end)
+            else:
+                error = exceptions.CapabilityMissing(
+                    f'the {end.driver_name} driver has no ATTACH'
+                )
+                passed_over.append(
+                    _attempts.attempt(self.name, str(end), error)
+                )
+        if not usable:
+            raise exceptions.CapabilityMissing('no location can be attached')
+        return base.Plan(
+            strategy=self.name,
+            sources=tuple(usable),
+            passed_over=tuple(passed_over),
+            steps=tuple(
+                f'attach {end} by {end.driver_name}, have {destination} '
+                f'lead to it'
+                for end in usable
+            ),
+        )
+
+    def run(
+        self,
+        plan: base.Plan,
+        request: _request.Request,
+        landing: _landing.Landing,
+        ctx: _context.Context,
+    ) -> base.Outcome:
+        """Use the first location that works."""
+        failed = _attempts.Attempts(self.name, plan.passed_over)
+        landing.keep_part(False)
+        for end in plan.sources:
+            try:
+                form, attachment = _use(end, request, landing, ctx)
+            except in_turn.FINAL as exc:
+                failed.add(str(end), exc)
+                exc.attempts = failed.all
+                raise
+            except exceptions.TransferError as exc:
+                failed.add(str(end), exc)
+                shared.current().locations.failed(end, exc)
+                continue
+            shared.current().locations.succeeded(end)
+            return base.Outcome(
+                driver=end.driver_name,
+                source=str(end),
+                form=form,
+                verified=False,
+                bytes_written=0,
+                bytes_by_origin={},
+                wasted=0,
+                digest=None,
+                method='attach',
+                attachment=attachment,
+                attempts=failed.all,
+            )
+        raise failed.error()
+
+
+def _use(
+    end: ends.End,
+    request: _request.Request,
+    landing: _landing.Landing,
+    ctx: _context.Context,
+) -> tuple[str, drivers_base.Attachment]:
+    """Attach one location, and have the destination lead to it."""
+    attachment = end.attach(ctx.replace(lasting=True))
+    try:
+        if (
+            request.expected_size is not None
+            and attachment.size is not None
+            and attachment.size != request.expected_size
+        ):
+            raise exceptions.SizeMismatch(
+                request.expected_size, attachment.size, str(end)
+            )
+        form = _form(attachment, request, ctx)
+        ctx.check()
+        if form == 'overlay':
+            _overlay(attachment, landing, ctx)
+        else:
+            _link(attachment, request, landing)
+    except BaseException:
+        # It is recorded, so what cannot be undone now can be later.
+        with contextlib.suppress(exceptions.DetachError):
+            attachment.detach(force=True)
+        raise
+    return form, attachment
+
+
+def _form(
+    attachment: drivers_base.Attachment,
+    request: _request.Request,
+    ctx: _context.Context,
+) -> str:
+    """What the destination becomes.
+
+    :raises CapabilityMissing: the call accepts nothing that it can be
+    """
+    possible = {'overlay', attachment.form} - {'nbd'}
+    accepted = request.accept & ZeroCopy.forms or possible
+    usable = possible & accepted
+    if not usable:
+        raise exceptions.CapabilityMissing(
+            f'{attachment.source} can become {" or ".join(sorted(possible))}, '
+            f'and the call accepts {", ".join(sorted(accepted))}'
+        )
+    wanted = ctx.conf.oslo_transfer.zero_copy_form
+    if wanted == 'overlay' and 'overlay' in usable:
+        return 'overlay'
+    return next(iter(sorted(usable & _LINKS)), 'overlay')
+
+
+def _overlay(
+    attachment: drivers_base.Attachment,
+    landing: _landing.Landing,
+    ctx: _context.Context,
+) -> None:
+    allowed = ctx.conf.oslo_transfer.zero_copy_formats
+    base_image = _location.Location(attachment.path)
+    with ctx.open_source(base_image) as source:
+        image = imageformat.inspect(source, attachment.source, allowed, ctx)
+    sink = landing.open_sink(size=None, resume=False)
+    try:
+        qemu_img.create_overlay(
+            landing.part_path,
+            attachment.path,
+            image.format,
+            image.virtual_size,
+            ctx,
+        )
+        with oserrors.os_errors(f'looking at {landing.part_path}'):
+            size = os.stat(landing.part_path).st_size
+        ctx.check()
+        sink.commit(size)
+    finally:
+        sink.abort(keep=False)
+
+
+def _link(
+    attachment: drivers_base.Attachment,
+    request: _request.Request,
+    landing: _landing.Landing,
+) -> None:
+    path = request.destination.local_path
+    assert path is not None
+    link = f'{landing.part_path}.link'
+    with oserrors.os_errors(f'making the link {path}'):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(link)
+        os.symlink(attachment.path, link)
+        try:
+            localfs.rename(link, path, request.overwrite)
+        except BaseException:
+            os.unlink(link)
+            raise
+        localfs.sync_directory(os.path.dirname(path))
