@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import errno
 import fcntl
 import os
@@ -19,7 +20,10 @@ _BLOCK = 4096
 
 
 class DeviceSink(base.Sink):
-    """A block device, claimed for as long as it is written."""
+    """A block device, claimed for as long as it is written.
+
+    :param opener: opens it instead of ``os.open``
+    """
 
     capabilities = (
         base.Capability.WRITE
@@ -28,14 +32,19 @@ class DeviceSink(base.Sink):
     )
     form = 'device'
 
-    def __init__(self, path: str, size: int | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        size: int | None,
+        opener: Callable[[str, int], int] = os.open,
+    ) -> None:
         self._path = path
         self._zeroout = threading.Event()
         self._zeroout.set()
         try:
             # O_EXCL on a block device: not while it is mounted or part of
             # something else (open(2)).
-            self.fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+            self.fd = opener(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as exc:
             if exc.errno == errno.EBUSY:
                 raise exceptions.AccessDenied(

@@ -136,7 +136,10 @@ class FileDriver(base.Driver):
 
 
 class FileSource(base.Source):
-    """A regular file or block device that is open for reading."""
+    """A regular file or block device that is open for reading.
+
+    :param opener: opens it instead of ``os.open``
+    """
 
     capabilities = (
         base.Capability.READ
@@ -144,14 +147,17 @@ class FileSource(base.Source):
         | base.Capability.EXTENTS
     )
 
-    def __init__(self, path: str, ctx: _context.Context) -> None:
+    def __init__(
+        self,
+        path: str,
+        ctx: _context.Context,
+        opener: Callable[[str, int], int] = os.open,
+    ) -> None:
         self._path = path
         self._ctx = ctx
         with oserrors.os_errors(f'reading {path}'):
             # A FIFO would block the open; it is refused right below.
-            self._fd = os.open(
-                path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            )
+            self._fd = opener(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 self._examine(os.fstat(self._fd))
             except BaseException:

@@ -70,7 +70,7 @@ class ISCSIDriver(base.Driver):
         """Log in, and see that it is the right LUN."""
         lun = _lun.from_endpoint(endpoint, ctx)
         if self._kernel():
-            return osbrick.open_source(lun, ctx)
+            return osbrick.open_source(self, endpoint, ctx)
         return source.ISCSISource(lun, ctx)
 
     def open_sink(
@@ -89,7 +89,7 @@ class ISCSIDriver(base.Driver):
                 f'{lun.where} is attached read-only (access_mode)'
             )
         if self._kernel():
-            return osbrick.open_sink(lun, ctx, size)
+            return osbrick.open_sink(self, endpoint, ctx, size)
         return sink.ISCSISink(lun, ctx, size)
 
     def sharing(
@@ -114,6 +114,10 @@ class ISCSIDriver(base.Driver):
             lun, ctx, lambda details: record({**details, **engine})
         )
         return dataclasses.replace(made, details={**made.details, **engine})
+
+    def join(self, attachment: base.Attachment, ctx: _context.Context) -> None:
+        """See that the device is still that of the LUN."""
+        osbrick.join(attachment, ctx)
 
     def detach(
         self,

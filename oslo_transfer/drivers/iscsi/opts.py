@@ -62,4 +62,30 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         secret=True,
         help='Secret by which targets prove their identity.',
     ),
+    cfg.BoolOpt(
+        'multipath',
+        default=True,
+        help='With the engine os_brick: log in to all portals that are '
+        'given, and make one device of all paths (device-mapper multipath, '
+        'where multipathd runs). Without it one path is used, and a further '
+        'portal only if the login to the one before it fails.',
+    ),
+    cfg.IntOpt(
+        'attach_timeout',
+        default=60,
+        min=5,
+        max=3600,
+        help='Seconds that attaching, and detaching, may take with the '
+        'engine os_brick.',
+    ),
+    cfg.IntOpt(
+        'path_timeout',
+        min=1,
+        max=3600,
+        help='Seconds that a session which the engine os_brick has opened '
+        'may be interrupted before reads and writes on it fail '
+        '(node.session.timeo.replacement_timeout). Where there is another '
+        'path multipathd decides. Unset means what iscsid.conf says, '
+        'usually 120.',
+    ),
 )
