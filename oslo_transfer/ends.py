@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import hashlib
+import json
 import os
 import typing
 
@@ -54,7 +56,12 @@ class LocationEnd:
     def identity(self) -> str:
         """Tells this location from others without showing its secrets."""
         url = self.endpoint.url()
-        return hashlib.sha256(url.encode(errors='surrogateescape')).hexdigest()
+        found = hashlib.sha256(url.encode(errors='surrogateescape'))
+        info = self.location.connection_info
+        if info is not None:
+            text = json.dumps(_without_logins(info), sort_keys=True)
+            found.update(text.encode())
+        return found.hexdigest()
 
     @property
     def local_path(self) -> str | None:
@@ -191,6 +198,19 @@ class FileObjectEnd:
 
 
 End = LocationEnd | FileObjectEnd
+
+
+def _without_logins(info: typing.Any) -> typing.Any:
+    """Connection information without what proves an identity."""
+    if isinstance(info, Mapping):
+        return {
+            str(key): _without_logins(value)
+            for key, value in info.items()
+            if not str(key).startswith(('auth_', 'discovery_auth_'))
+        }
+    if isinstance(info, list | tuple):
+        return [_without_logins(each) for each in info]
+    return info if isinstance(info, bool | int | float) else str(info)
 
 
 def end_of(

@@ -82,9 +82,10 @@ def unique(locations: Iterable[Location]) -> tuple[Location, ...]:
     """Drop locations that came before, keeping the order.
 
     The same URL with other credentials is another one: they may be let in.
+    So is one with other connection information.
     """
-    first: dict[tuple[str, int], Location] = {}
+    first: dict[tuple[str, int, int], Location] = {}
     for location in locations:
-        who = id(location.credentials)
-        first.setdefault((location.url, who), location)
+        who, what = id(location.credentials), id(location.connection_info)
+        first.setdefault((location.url, who, what), location)
     return tuple(first.values())

@@ -11,6 +11,7 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer import credentials
+from oslo_transfer import ends
 from oslo_transfer import exceptions
 from oslo_transfer import location
 
@@ -182,3 +183,18 @@ def test_failed_renewal_leaves_the_token_as_it_was():
     with pytest.raises(LookupError):
         token.refresh()
     assert token.headers() == {'X-Auth-Token': 'one'}
+
+
+def test_connection_info_makes_another_location():
+    """Journals and waiting copies must not take one LUN for another."""
+    url = 'iscsi://portal/iqn.x/1'
+
+    def end(lun, **more):
+        info = {'data': {'target_luns': [lun], **more}}
+        found = oslo_transfer.Location(url, connection_info=info)
+        return ends.LocationEnd(found, found.endpoint, driver=None)
+
+    assert end(1).identity == end(1, auth_password='x').identity
+    assert end(1).identity != end(2).identity
+    both = [end(1).location, end(2).location]
+    assert location.unique(both) == tuple(both)
