@@ -32,6 +32,13 @@ class _Refused(Exception):
 class AttachConformance(harness.Harness):
     """Attachments keep the contract."""
 
+    def setUp(self) -> None:
+        """Keep the records of attachments to this test."""
+        super().setUp()
+        self.conf.set_override(
+            'state_path', self.temporary(), group='oslo_transfer'
+        )
+
     def attachable(self, data: bytes) -> str:
         """Make an object that can be attached; return its URL."""
         return self.put(data)
@@ -139,16 +146,36 @@ class AttachConformance(harness.Harness):
         self.assertEqual(before, self.attached())
 
     def test_attach_twice(self) -> None:
-        """Two attachments of one object are apart."""
+        """Of two attachments of one object each can go first."""
         data = harness.pattern(1000)
-        url = self.attachable(data)
+        endpoint = _endpoint.parse(self.attachable(data))
         before = self.attached()
-        first = self.attach(url, lambda _details: None)
-        second = self.attach(url, lambda _details: None)
-        self.driver.detach(first, self.context(), False)
+        ctx = self.context(lasting=True)
+        first = ctx.attach(self.driver, endpoint)
+        self.addCleanup(first.detach, True)
+        second = ctx.attach(self.driver, endpoint)
+        self.addCleanup(second.detach, True)
+        first.detach()
         self.assert_same(data, self.read_attachment(second, len(data)))
-        self.driver.detach(second, self.context(), False)
+        second.detach()
         self.assertEqual(before, self.attached())
+
+    def test_sharing(self) -> None:
+        """What is shared has one key, and is known when it is gone."""
+        url = self.attachable(harness.pattern(1000))
+        ctx = self.context(lasting=True)
+        key = self.driver.sharing(_endpoint.parse(url), ctx)
+        secret = self.driver.sharing(
+            _endpoint.parse(self.with_secrets(url)), ctx
+        )
+        if key is None:
+            self.assertIsNone(secret)
+            return
+        self.assertEqual(key, secret)
+        made = self.attach(url, lambda _details: None)
+        self.driver.join(made, ctx)
+        self.driver.detach(made, ctx, False)
+        self.assert_fails(exceptions.AttachError, self.driver.join, made, ctx)
 
     def test_detach_fails(self) -> None:
         """What cannot be taken away is told, and can be later."""
