@@ -16,9 +16,13 @@ class Serve(base.Command):
     There is one for each host. It does what has to outlive the copies of
     other processes; what that is, its roles say:
 
-      seed  sends finished files to other hosts by BitTorrent, from where
-            they are, until [oslo_transfer_seed] seed_ratio or seed_seconds
-            is reached, or the file changes or goes
+      attach  holds attachments that outlive whoever has made them: iSCSI
+              LUNs as NBD exports on unix sockets, without privileges and
+              without the initiator of the kernel
+
+      seed    sends finished files to other hosts by BitTorrent, from where
+              they are, until [oslo_transfer_seed] seed_ratio or
+              seed_seconds is reached, or the file changes or goes
 
     It stays in the foreground, logs to stderr, and is asked over the unix
     socket [oslo_transfer_service] control_socket, in HTTP and JSON. SIGHUP

@@ -94,6 +94,58 @@ class Client:
             raise exceptions.InvalidEndpoint('this is no info-hash')
         return self.ask('DELETE', f'/v1/seeds/{info_hash.lower()}')
 
+    def attachments(self) -> list[dict[str, typing.Any]]:
+        """What the service holds attached."""
+        found = self.ask('GET', '/v1/attachments').get('attachments')
+        if not isinstance(found, list):
+            raise _nonsense()
+        return found
+
+    def add_attachment(
+        self,
+        identifier: str,
+        lun: typing.Mapping[str, typing.Any],
+        password: str | None,
+        *,
+        writing: bool,
+    ) -> tuple[str, int]:
+        """Have a LUN attached in user space for as long as it is wanted.
+
+        :param identifier: names it from now on: 32 hexadecimal digits
+        :param lun: see :mod:`~oslo_transfer.drivers.iscsi.userspace`
+        :param password: for CHAP, or None
+        :param writing: whether it takes writes
+        :returns: the NBD URI, and the size in bytes
+        :raises ServiceNotRunning: there is no service
+        :raises CapabilityMissing: it does not have the role
+        :raises TransferError: it does not work
+        """
+        found = self.ask(
+            'POST',
+            '/v1/attachments',
+            {
+                'id': identifier,
+                'lun': lun,
+                'password': password,
+                'writing': writing,
+            },
+        )
+        path, size = found.get('path'), found.get('size')
+        if not (isinstance(path, str) and isinstance(size, int)):
+            raise _nonsense()
+        return path, size
+
+    def remove_attachment(self, identifier: str) -> None:
+        """Have an attachment taken away.
+
+        :raises NotFound: there is none of that name
+        :raises DetachError: it is in use
+        :raises TransferError: it does not work
+        """
+        if not (identifier.isascii() and identifier.isalnum()):
+            raise exceptions.InvalidEndpoint('this is no attachment')
+        self.ask('DELETE', f'/v1/attachments/{identifier}')
+
     def ask(
         self,
         method: str,

@@ -19,6 +19,8 @@ _STATUS: tuple[tuple[type[exceptions.TransferError], int], ...] = (
     (exceptions.NoSpace, http.HTTPStatus.INSUFFICIENT_STORAGE),
     (exceptions.CapabilityMissing, http.HTTPStatus.NOT_IMPLEMENTED),
     (exceptions.Unavailable, http.HTTPStatus.SERVICE_UNAVAILABLE),
+    (exceptions.AttachError, http.HTTPStatus.BAD_GATEWAY),
+    (exceptions.DetachError, http.HTTPStatus.CONFLICT),
     (exceptions.StorageError, http.HTTPStatus.INTERNAL_SERVER_ERROR),
     (exceptions.TransferError, http.HTTPStatus.INTERNAL_SERVER_ERROR),
 )

@@ -81,7 +81,7 @@ class Listener:
                 f'[oslo_transfer_service] control_socket "{path}" is not an '
                 f'absolute path of fewer than {_MAX_NAME - 4} bytes'
             )
-        gid = _gid(group)
+        gid = gid_of(group)
         with oserrors.os_errors(
             f'making {os.path.dirname(path)} (see [oslo_transfer_service] '
             f'control_socket)'
@@ -126,7 +126,7 @@ class Listener:
         self._lock.close()
 
 
-def _gid(group: str | None) -> int | None:
+def gid_of(group: str | None) -> int | None:
     if not group:
         return None
     if group.isascii() and group.isdigit():
