@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 
 from oslo_transfer import children
 from oslo_transfer import context as _context
@@ -36,39 +36,13 @@ def create_overlay(
     """
     program = children.find('qemu-img', 'qemu-utils')
     limits = children.find('prlimit', 'util-linux')
-    process = children.start(
-        [
-            limits,
-            f'--as={_ADDRESS_SPACE}',
-            f'--cpu={_CPU}',
-            '--',
-            program,
-            'create',
-            '-q',
-            '-f',
-            'qcow2',
-            '-u',
-            '-b',
-            backing,
-            '-F',
-            backing_format,
-            path,
-            str(virtual_size),
-        ]
+    command = [
+        *(limits, f'--as={_ADDRESS_SPACE}', f'--cpu={_CPU}', '--'),
+        *(program, 'create', '-q', '-f', 'qcow2', '-u'),
+        *('-b', backing, '-F', backing_format, path, str(virtual_size)),
+    ]
+    status, told = ctx.call(
+        functools.partial(children.run, command, _TIMEOUT), f'making {path}'
     )
-    ended = time.monotonic() + _TIMEOUT
-    try:
-        while process.poll() is None:
-            ctx.sleep(0.005)
-            if time.monotonic() > ended:
-                raise exceptions.StorageError(
-                    f'qemu-img took more than {_TIMEOUT:g} seconds to make '
-                    f'{path}'
-                )
-        assert process.stderr is not None
-        said = process.stderr.read(children.MOST_OUTPUT)
-    finally:
-        children.end(process)
-    if process.returncode:
-        text = said.decode('utf-8', 'replace').strip()
-        raise exceptions.StorageError(f'making {path}: {text}')
+    if status:
+        raise exceptions.StorageError(f'making {path}: {told.strip()}')
