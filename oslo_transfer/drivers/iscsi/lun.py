@@ -123,6 +123,16 @@ def from_endpoint(endpoint: _endpoint.Endpoint, ctx: _context.Context) -> Lun:
     )
 
 
+def is_name(text: str) -> bool:
+    """Whether it is the name of a target or initiator."""
+    return bool(_NAME.fullmatch(text)) and len(text.encode()) <= _MAX_NAME
+
+
+def fits_chap(text: str) -> bool:
+    """Whether it can be a user name or a secret."""
+    return 0 < len(text.encode()) <= _MAX_SECRET and '\x00' not in text
+
+
 def normal_wwn(text: str) -> str:
     """An identifier as hexadecimal digits in lower case.
 
@@ -201,8 +211,8 @@ def _paths_of_data(
             f'have to be lists of the same length'
         )
     return tuple(
-        Path(*_portal(portal, where), _name(iqn, where), _number(lun, where))
-        for portal, iqn, lun in zip(*lists)
+        Path(*portal(each, where), _name(iqn, where), _number(lun, where))
+        for each, iqn, lun in zip(*lists)
     )
 
 
@@ -221,7 +231,11 @@ def _several(
     return many
 
 
-def _portal(value: typing.Any, where: str) -> tuple[str, int]:
+def portal(value: typing.Any, where: str) -> tuple[str, int]:
+    """Host and port of what is written as ``HOST[:PORT][,TAG]``.
+
+    :raises InvalidEndpoint: it is no such thing
+    """
     # As a part of a URL, so that there is one parser of hosts. A portal
     # group tag behind a comma does not matter (RFC 7143, 4.2.7).
     text = str(value).partition(',')[0]
@@ -230,15 +244,13 @@ def _portal(value: typing.Any, where: str) -> tuple[str, int]:
     except exceptions.InvalidEndpoint:
         parsed = None
     if parsed is None or parsed.username is not None or parsed.path != '/':
-        raise exceptions.InvalidEndpoint(
-            f'{where}: connection_info has a malformed portal'
-        )
+        raise exceptions.InvalidEndpoint(f'{where}: a malformed portal')
     return parsed.host, parsed.port or PORT
 
 
 def _name(value: typing.Any, where: str) -> str:
     name = str(value)
-    if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME:
+    if not is_name(name):
         raise exceptions.InvalidEndpoint(
             f'{where}: a target name begins with iqn., eui. or naa. and has '
             f'at most {_MAX_NAME} bytes'
@@ -307,12 +319,11 @@ def _login(
         login = ctx.login(endpoint)
     if login is None:
         return None, None
-    for text in login:
-        if not text or len(text.encode()) > _MAX_SECRET or '\x00' in text:
-            raise exceptions.InvalidEndpoint(
-                f'{where}: a user name and a password for CHAP have from 1 '
-                f'to {_MAX_SECRET} bytes'
-            )
+    if not all(map(fits_chap, login)):
+        raise exceptions.InvalidEndpoint(
+            f'{where}: a user name and a password for CHAP have from 1 to '
+            f'{_MAX_SECRET} bytes'
+        )
     return login
 
 

@@ -1,2 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user-space engine: a LUN as a source."""
+"""A LUN as a source, without the kernel's initiator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import threading
+import time
+import typing
+
+from oslo_transfer.drivers import base
+from oslo_transfer.drivers.iscsi import blocks as _blocks
+from oslo_transfer.drivers.iscsi import failures
+from oslo_transfer.drivers.iscsi import holes
+from oslo_transfer.drivers.iscsi import lun as _lun
+from oslo_transfer.drivers.iscsi import pool as _pool
+from oslo_transfer.drivers.iscsi import unit as _unit
+from oslo_transfer.drivers.iscsi import waiting
+from oslo_transfer import exceptions
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+
+# A stream begins with small reads, and doubles them while they are quick:
+# on a slow line each brings something within the stall rule's window.
+_FIRST = 64 * 1024
+_QUICK = 0.2
+_SLOW = 2.0
+
+
+class ISCSISource(base.Source):
+    """A LUN that is logged in to.
+
+    What a LUN holds can change at any time and leaves no trace, so there
+    is nothing to tell versions apart by: its validator is weak, and says
+    no more than which LUN it is.
+
+    :param lun: what to log in to
+    :param ctx: the limits
+    """
+
+    def __init__(self, lun: _lun.Lun, ctx: _context.Context) -> None:
+        self._where = lun.where
+        self._pool = _pool.Pool(lun, ctx)
+        try:
+            unit = self._pool.open()
+        except BaseException:
+            self._pool.close()
+            raise
+        self._unit = unit
+        self._blocks = _blocks.Blocks(self._pool, unit, lun.where)
+        self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
+        if unit.status:
+            self.capabilities |= base.Capability.EXTENTS
+        # An empty disk is one whose size is not known.
+        self.size = unit.capacity.size
+        names = ','.join((unit.disk.serial, *sorted(unit.disk.names)))
+        self.validator = base.Validator(f'{names}/{self.size}', strong=False)
+        self.geometry = base.Geometry(
+            align=unit.capacity.block_size,
+            preferred=_blocks.MOST,
+            max_streams=self._pool.most,
+        )
+        self._holes = holes.Holes(self._pool, unit)
+
+    def stream(self, offset: int, length: int | None) -> ISCSIStream:
+        """Start to read; blocks for one round trip.
+
+        :raises SourceChanged: the LUN was resized
+        """
+        self._check_open()
+        assert self.size is not None
+        end = self.size if length is None else offset + length
+        if not 0 <= offset <= end <= self.size:
+            raise exceptions.SourceChanged(
+                f'{self._where} has {self.size} bytes; {offset}..{end} were '
+                f'asked for'
+            )
+        closed = threading.Event()
+        waiter = self._pool.waiter(closed)
+        self.check_size(waiter)
+        return ISCSIStream(self, self._blocks, waiter, closed, offset, end)
+
+    def check_size(self, waiter: waiting.Waiter) -> None:
+        """See that the LUN is as large as when it was opened.
+
+        :raises SourceChanged: it is not
+        """
+        try:
+            found = self._pool.do(
+                lambda session: _unit.capacity(session, waiter), waiter
+            )
+        except failures.SenseError as exc:
+            raise exc.translated(self._where) from exc
+        self._pool.check_size(found.size)
+
+    def extents(
+        self, offset: int, length: int
+    ) -> Iterator[base.Extent] | None:
+        """What is allocated, as the target tells (GET LBA STATUS)."""
+        if not self._unit.status:
+            return None
+        self._check_open()
+        return self._holes.extents(offset, length, self._pool.waiter())
+
+    def _check_open(self) -> None:
+        if self._pool.closed.is_set():
+            raise exceptions.TransferCancelled(f'{self._where} was closed')
+
+    def close(self) -> None:
+        """Log out."""
+        self._pool.close()
+
+    def __repr__(self) -> str:
+        return f'<ISCSISource {self._where}>'
+
+
+class ISCSIStream(base.Stream):
+    """A run of bytes of a LUN."""
+
+    def __init__(
+        self,
+        source: ISCSISource,
+        blocks: _blocks.Blocks,
+        waiter: waiting.Waiter,
+        closing: threading.Event,
+        offset: int,
+        end: int,
+    ) -> None:
+        super().__init__()
+        self._source = source
+        self._blocks = blocks
+        self._waiter = waiter
+        self._closing = closing
+        self._position = offset
+        self._end = end
+        self._step = _FIRST
+
+    @property
+    def waited(self) -> float:  # type: ignore[override]
+        """Seconds spent waiting for the target."""
+        return self._waiter.waited
+
+    def readinto(self, buffer: typing.Any) -> int:
+        """Read straight into the buffer."""
+        self._waiter.check()
+        view = memoryview(buffer).cast('B')
+        left = self._end - self._position
+        count = min(len(view), left, self._step)
+        # Where there is more to come, it goes on with a whole block.
+        if count < left and count > self._blocks.block:
+            count -= (self._position + count) % self._blocks.block
+        if not count:
+            if not left:
+                self._source.check_size(self._waiter)
+            return 0
+        started = time.monotonic()
+        self._blocks.read(view[:count], self._position, self._waiter)
+        self._pace(time.monotonic() - started)
+        self._position += count
+        return count
+
+    def _pace(self, seconds: float) -> None:
+        if seconds < _QUICK:
+            self._step = min(2 * self._step, _blocks.MOST)
+        elif seconds > _SLOW:
+            self._step = max(self._step // 2, _FIRST)
+
+    def close(self) -> None:
+        """End a read of another thread."""
+        self._closing.set()
+        super().close()

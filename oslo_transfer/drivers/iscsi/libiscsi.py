@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All calls of the C library libiscsi, and no policy.
+
+Only its asynchronous calls are used: they queue, and
+:meth:`Handle.service` sends and receives what a socket that does not block
+will take and give, and nothing else ever touches a caller's buffer. So
+whoever stops to call it has stopped the transfer, within no time and in any
+state; the synchronous calls (``lib/sync.c``) sleep in C until an answer
+comes.
+
+Not thread-safe: a handle belongs to one thread at a time.
+
+Sources: ``include/iscsi.h`` and ``include/scsi-lowlevel.h`` of libiscsi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import contextlib
+import ctypes
+import ctypes.util
+import functools
+import itertools
+import secrets
+import typing
+
+from oslo_transfer import exceptions
+
+# Names by which distributions have it; Debian 12's is the first.
+_SONAMES = tuple(f'libiscsi.so.{number}' for number in range(7, 12))
+
+# include/iscsi.h
+_NORMAL_SESSION = 2
+GOOD = 0
+CHECK_CONDITION = 0x02
+BUSY = 0x08
+RESERVATION_CONFLICT = 0x18
+TASK_SET_FULL = 0x28
+REDIRECT = 0x101
+# From here on it is the library that speaks, and not the target.
+LOCAL = 0x0F000000
+# enum scsi_xfer_dir, enum scsi_residual
+_NONE, _READ, _WRITE = 0, 1, 2
+_UNDERFLOW = 1
+# poll(2)
+POLLIN, POLLOUT = 0x001, 0x004
+# Include/cpython/object.h
+_PYBUF_WRITABLE = 1
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (('base', ctypes.c_void_p), ('length', ctypes.c_size_t))
+
+
+class _Task(ctypes.Structure):
+    """The start of ``struct scsi_task``, the same in all versions."""
+
+    _fields_ = (
+        ('status', ctypes.c_int),
+        ('cdb_size', ctypes.c_int),
+        ('direction', ctypes.c_int),
+        ('expected', ctypes.c_int),
+        ('cdb', ctypes.c_ubyte * 16),
+        ('residual_status', ctypes.c_int),
+        ('residual', ctypes.c_size_t),
+        ('sense_type', ctypes.c_ubyte),
+        ('sense_key', ctypes.c_int),
+        ('sense_code', ctypes.c_int),
+    )
+
+
+class _PyBuffer(ctypes.Structure):
+    """``Py_buffer``, part of the stable ABI since Python 3.11."""
+
+    _fields_ = (
+        ('buf', ctypes.c_void_p),
+        ('obj', ctypes.c_void_p),
+        ('len', ctypes.c_ssize_t),
+        ('itemsize', ctypes.c_ssize_t),
+        ('readonly', ctypes.c_int),
+        ('ndim', ctypes.c_int),
+        ('format', ctypes.c_char_p),
+        ('shape', ctypes.c_void_p),
+        ('strides', ctypes.c_void_p),
+        ('suboffsets', ctypes.c_void_p),
+        ('internal', ctypes.c_void_p),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p
+)
+_TaskPointer = ctypes.POINTER(_Task)
+
+_PROTOTYPES: dict[str, tuple[typing.Any, tuple[typing.Any, ...]]] = {
+    'iscsi_create_context': (ctypes.c_void_p, (ctypes.c_char_p,)),
+    'iscsi_destroy_context': (ctypes.c_int, (ctypes.c_void_p,)),
+    'iscsi_set_targetname': (ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p)),
+    'iscsi_set_session_type': (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
+    'iscsi_set_isid_random': (
+        ctypes.c_int,
+        (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32),
+    ),
+    'iscsi_set_noautoreconnect': (None, (ctypes.c_void_p, ctypes.c_int)),
+    'iscsi_set_initiator_username_pwd': (
+        ctypes.c_int,
+        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p),
+    ),
+    'iscsi_set_target_username_pwd': (
+        ctypes.c_int,
+        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p),
+    ),
+    'iscsi_get_error': (ctypes.c_char_p, (ctypes.c_void_p,)),
+    'iscsi_get_fd': (ctypes.c_int, (ctypes.c_void_p,)),
+    'iscsi_get_target_address': (ctypes.c_char_p, (ctypes.c_void_p,)),
+    'iscsi_which_events': (ctypes.c_int, (ctypes.c_void_p,)),
+    'iscsi_service': (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
+    'iscsi_connect_async': (
+        ctypes.c_int,
+        (ctypes.c_void_p, ctypes.c_char_p, _Callback, ctypes.c_void_p),
+    ),
+    'iscsi_login_async': (
+        ctypes.c_int,
+        (ctypes.c_void_p, _Callback, ctypes.c_void_p),
+    ),
+    'iscsi_logout_async': (
+        ctypes.c_int,
+        (ctypes.c_void_p, _Callback, ctypes.c_void_p),
+    ),
+    'iscsi_scsi_command_async': (
+        ctypes.c_int,
+        (
+            ctypes.c_void_p,
+            ctypes.c_int,
+            _TaskPointer,
+            _Callback,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+        ),
+    ),
+    'scsi_create_task': (
+        _TaskPointer,
+        (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
+    ),
+    'scsi_free_scsi_task': (None, (_TaskPointer,)),
+    'scsi_task_set_iov_in': (
+        None,
+        (_TaskPointer, ctypes.POINTER(_Iovec), ctypes.c_int),
+    ),
+    'scsi_task_set_iov_out': (
+        None,
+        (_TaskPointer, ctypes.POINTER(_Iovec), ctypes.c_int),
+    ),
+}
+
+
+@functools.cache
+def load() -> typing.Any:
+    """Find and check the library, once.
+
+    :raises DriverLoadError: it is not installed, or is not as expected
+    """
+    library: typing.Any = _open()
+    try:
+        for name, (result, arguments) in _PROTOTYPES.items():
+            function = getattr(library, name)
+            function.restype = result
+            function.argtypes = arguments
+        # Sending and receiving lets other threads run; the others return
+        # at once, and are cheaper without.
+        function = getattr(ctypes.CDLL(library._name), 'iscsi_service')
+        result, arguments = _PROTOTYPES['iscsi_service']
+        function.restype = result
+        function.argtypes = arguments
+        library.iscsi_service = function
+    except AttributeError as exc:
+        raise exceptions.DriverLoadError(
+            f'this libiscsi cannot be used: {exc}'
+        ) from exc
+    _check_layout(library)
+    return library
+
+
+def _open() -> ctypes.PyDLL:
+    for name in _SONAMES:
+        with contextlib.suppress(OSError):
+            return ctypes.PyDLL(name)
+    found = ctypes.util.find_library('iscsi')
+    if found is not None:
+        with contextlib.suppress(OSError):
+            return ctypes.PyDLL(found)
+    raise exceptions.DriverLoadError(
+        'the C library libiscsi is missing; install the package libiscsi7 '
+        '(Debian, Ubuntu) or libiscsi'
+    )
+
+
+def _check_layout(library: typing.Any) -> None:
+    """See that a task looks as described here."""
+    cdb = bytes(range(10, 20))
+    task = library.scsi_create_task(len(cdb), cdb, _READ, 0x123456)
+    if not task:
+        raise MemoryError('scsi_create_task')
+    found = task.contents
+    fits = (
+        (found.cdb_size, found.direction, found.expected)
+        == (len(cdb), _READ, 0x123456)
+        and bytes(found.cdb[: len(cdb)]) == cdb
+        and not found.residual
+        and not found.sense_key
+    )
+    library.scsi_free_scsi_task(task)
+    if not fits:
+        raise exceptions.DriverLoadError(
+            'this libiscsi cannot be used: its structures are others'
+        )
+
+
+class Outcome(typing.NamedTuple):
+    """What came of a request.
+
+    :ivar status: ``GOOD``, another SCSI status, or a number of the library
+    :ivar moved: bytes that came or went
+    :ivar key: sense key after CHECK CONDITION
+    :ivar code: additional sense code and qualifier, as one number
+    """
+
+    status: int
+    moved: int = 0
+    key: int = 0
+    code: int = 0
+
+
+class _Pin:
+    """The address of a buffer, which cannot go or shrink meanwhile."""
+
+    def __init__(self, buffer: typing.Any, writable: bool) -> None:
+        self._buffer = _PyBuffer()
+        ctypes.pythonapi.PyObject_GetBuffer(
+            ctypes.py_object(buffer),
+            ctypes.byref(self._buffer),
+            ctypes.c_int(_PYBUF_WRITABLE if writable else 0),
+        )
+        self.iovec = _Iovec(self._buffer.buf, self._buffer.len)
+        self.length: int = self._buffer.len
+
+    def release(self) -> None:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(self._buffer))
+
+
+class _Request(typing.NamedTuple):
+    """What C code points to until the answer comes."""
+
+    done: Callable[[Outcome], None]
+    task: typing.Any = None
+    pin: _Pin | None = None
+
+
+class Handle:
+    """One context of the library: one session at most.
+
+    ``done`` is called from :meth:`service` or :meth:`destroy` and MUST NOT
+    raise.
+
+    :param initiator: name of this host
+    :param target: name of the target
+    :raises DriverLoadError: the library is missing
+    """
+
+    def __init__(self, initiator: str, target: str) -> None:
+        self._library = load()
+        self._context: int | None = self._library.iscsi_create_context(
+            initiator.encode()
+        )
+        if not self._context:
+            raise MemoryError('iscsi_create_context')
+        self._tokens = itertools.count(1)
+        self._requests: dict[int, _Request] = {}
+        # Kept as long as C code may call it.
+        self._callback = _Callback(self._called)
+        library, context = self._library, self._context
+        library.iscsi_set_session_type(context, _NORMAL_SESSION)
+        library.iscsi_set_targetname(context, target.encode())
+        # A session that broke is an error, and nothing is sent twice.
+        library.iscsi_set_noautoreconnect(context, 1)
+        # The library's own random numbers are the same in forked
+        # processes, and equal names would take sessions from each other.
+        library.iscsi_set_isid_random(
+            context, secrets.randbits(24), secrets.randbits(16)
+        )
+
+    def log_in_as(self, username: str, password: str) -> None:
+        """Use CHAP."""
+        self._library.iscsi_set_initiator_username_pwd(
+            self._context, username.encode(), password.encode()
+        )
+
+    def expect(self, username: str, password: str) -> None:
+        """Have the target prove its identity by CHAP, too."""
+        self._library.iscsi_set_target_username_pwd(
+            self._context, username.encode(), password.encode()
+        )
+
+    def connect(self, portal: str, done: Callable[[Outcome], None]) -> bool:
+        """Begin to connect; tells whether that is on its way.
+
+        :param portal: a numeric address and a port
+        """
+        return self._begin(
+            self._library.iscsi_connect_async, portal.encode(), done=done
+        )
+
+    def login(self, done: Callable[[Outcome], None]) -> bool:
+        """Begin to log in; tells whether that is on its way."""
+        return self._begin(self._library.iscsi_login_async, done=done)
+
+    def logout(self, done: Callable[[Outcome], None]) -> bool:
+        """Begin to log out; tells whether that is on its way."""
+        return self._begin(self._library.iscsi_logout_async, done=done)
+
+    def _begin(
+        self,
+        function: typing.Any,
+        *arguments: typing.Any,
+        done: Callable[[Outcome], None],
+    ) -> bool:
+        token = next(self._tokens)
+        self._requests[token] = _Request(done)
+        if function(self._context, *arguments, self._callback, token) == 0:
+            return True
+        self._requests.pop(token, None)
+        return False
+
+    def submit(
+        self,
+        lun: int,
+        cdb: bytes,
+        done: Callable[[Outcome], None],
+        *,
+        into: typing.Any = None,
+        data: typing.Any = None,
+    ) -> bool:
+        """Queue a command; tells whether it will be answered.
+
+        :param into: a writable buffer for what is read, or None
+        :param data: a buffer with what is written, or None; both are used
+            until the answer comes
+        """
+        library = self._library
+        pin = None
+        direction, count = _NONE, 0
+        if into is not None:
+            pin, direction = _Pin(into, True), _READ
+        elif data is not None:
+            pin, direction = _Pin(data, False), _WRITE
+        if pin is not None:
+            count = pin.length
+        task = library.scsi_create_task(len(cdb), cdb, direction, count)
+        if not task:
+            raise MemoryError('scsi_create_task')
+        if pin is not None:
+            set_vector = (
+                library.scsi_task_set_iov_in
+                if direction == _READ
+                else library.scsi_task_set_iov_out
+            )
+            set_vector(task, ctypes.byref(pin.iovec), 1)
+        token = next(self._tokens)
+        self._requests[token] = _Request(done, task, pin)
+        if (
+            library.iscsi_scsi_command_async(
+                self._context, lun, task, self._callback, None, token
+            )
+            == 0
+        ):
+            return True
+        self._let_go(self._requests.pop(token))
+        return False
+
+    def _called(
+        self,
+        _context: int | None,
+        status: int,
+        _data: int | None,
+        token: int | None,
+    ) -> None:
+        request = self._requests.pop(token or 0, None)
+        if request is None:
+            return
+        outcome = Outcome(status)
+        if request.task is not None:
+            found = request.task.contents
+            missing = (
+                found.residual if found.residual_status == _UNDERFLOW else 0
+            )
+            outcome = Outcome(
+                status,
+                max(0, found.expected - missing),
+                found.sense_key,
+                found.sense_code,
+            )
+            self._let_go(request)
+        request.done(outcome)
+
+    def _let_go(self, request: _Request) -> None:
+        if request.task is not None:
+            self._library.scsi_free_scsi_task(request.task)
+        if request.pin is not None:
+            request.pin.release()
+
+    @property
+    def pending(self) -> int:
+        """Requests that were not answered yet."""
+        return len(self._requests)
+
+    @property
+    def fd(self) -> int:
+        """The socket, or -1."""
+        return int(self._library.iscsi_get_fd(self._context))
+
+    @property
+    def events(self) -> int:
+        """What to wait for: ``POLLIN``, ``POLLOUT`` or both."""
+        return int(self._library.iscsi_which_events(self._context))
+
+    @property
+    def error(self) -> str:
+        """The library's last words."""
+        text: bytes | None = self._library.iscsi_get_error(self._context)
+        return (text or b'').decode(errors='replace').strip()
+
+    @property
+    def redirected_to(self) -> str:
+        """The portal that a login was sent to."""
+        text: bytes | None = self._library.iscsi_get_target_address(
+            self._context
+        )
+        return (text or b'').decode(errors='replace')
+
+    def service(self, events: int) -> bool:
+        """Send and receive what is possible now; False when it broke."""
+        done: int = self._library.iscsi_service(self._context, events)
+        return done >= 0
+
+    def destroy(self) -> None:
+        """Close the socket; what was not answered is cancelled.
+
+        Idempotent.
+        """
+        context, self._context = self._context, None
+        if context is None:
+            return
+        self._library.iscsi_destroy_context(context)
+        for token in list(self._requests):
+            self._let_go(self._requests.pop(token))

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a logical unit is: asked once a session is there, before all else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from oslo_transfer.drivers.iscsi import failures
+from oslo_transfer.drivers.iscsi import identity
+from oslo_transfer.drivers.iscsi import scsi
+from oslo_transfer.drivers.iscsi import session as _session
+from oslo_transfer.drivers.iscsi import waiting
+from oslo_transfer import exceptions
+
+_PAGE = 252
+_CAPACITY = 32
+_STATUS = 24
+# News of a target that a new session is greeted with.
+_MAX_NEWS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A disk behind a target.
+
+    :ivar disk: what tells it from others
+    :ivar capacity: its size, and that of its blocks
+    :ivar limits: what one command may move
+    :ivar provisioning: how its blocks are let go
+    :ivar status: GET LBA STATUS tells holes, and they read as zeros
+    """
+
+    disk: identity.Disk
+    capacity: scsi.Capacity
+    limits: scsi.Limits
+    provisioning: scsi.Provisioning
+    status: bool
+
+
+def examine(session: _session.Session, waiter: waiting.Waiter) -> Unit:
+    """Ask a unit what it is.
+
+    :raises NotFound: the target has none with this number
+    :raises InvalidEndpoint: it is no disk
+    :raises ProtocolError: it makes no sense
+    :raises Unavailable: it is not ready
+    """
+    try:
+        _settle(session, waiter)
+        there, disk = scsi.parse_inquiry(
+            session.ask('INQUIRY', scsi.inquiry(length=_PAGE), _PAGE, waiter)
+        )
+        if not there:
+            raise exceptions.NotFound(
+                f'{waiter.where}: the target has no such LUN'
+            )
+        if not disk:
+            raise exceptions.InvalidEndpoint(
+                f'{waiter.where}: the LUN is no disk'
+            )
+        found = capacity(session, waiter)
+        return Unit(
+            identity.Disk(
+                scsi.parse_serial(_page(session, scsi.SERIAL, waiter)),
+                scsi.parse_identification(
+                    _page(session, scsi.IDENTIFICATION, waiter)
+                ),
+                found.size,
+            ),
+            found,
+            scsi.parse_limits(_page(session, scsi.BLOCK_LIMITS, waiter)),
+            scsi.parse_provisioning(_page(session, scsi.PROVISIONING, waiter)),
+            found.provisioned
+            and found.zeros
+            and _tells_status(session, waiter),
+        )
+    except failures.SenseError as exc:
+        raise exc.translated(waiter.where) from exc
+
+
+def _settle(session: _session.Session, waiter: waiting.Waiter) -> None:
+    """Hear the news that are meant for sessions before this one."""
+    for _ in range(_MAX_NEWS):
+        try:
+            session.run(
+                [_session.Command('opening', scsi.test_unit_ready())], waiter
+            )
+            return
+        except failures.SenseError as exc:
+            if exc.key != scsi.UNIT_ATTENTION:
+                raise
+
+
+def capacity(
+    session: _session.Session, waiter: waiting.Waiter
+) -> scsi.Capacity:
+    """Ask for the size."""
+    try:
+        return scsi.parse_capacity_16(
+            session.ask(
+                'READ CAPACITY',
+                scsi.read_capacity_16(_CAPACITY),
+                _CAPACITY,
+                waiter,
+            )
+        )
+    except failures.SenseError as exc:
+        if not exc.unsupported:
+            raise
+    found = scsi.parse_capacity_10(
+        session.ask('READ CAPACITY', scsi.read_capacity_10(), 8, waiter)
+    )
+    if found is None:
+        raise exceptions.ProtocolError(
+            f'{waiter.where}: the target does not say how large the LUN is'
+        )
+    return found
+
+
+def write_protected(session: _session.Session, waiter: waiting.Waiter) -> bool:
+    """Ask whether it can be written; what does not say so can."""
+    try:
+        return scsi.parse_write_protected(
+            session.ask('MODE SENSE', scsi.mode_sense_6(), 192, waiter)
+        )
+    except failures.SenseError as exc:
+        if exc.unsupported:
+            return False
+        raise exc.translated(waiter.where) from exc
+
+
+def _page(
+    session: _session.Session, page: int, waiter: waiting.Waiter
+) -> bytes:
+    """A VPD page; nothing where the target does not have it."""
+    try:
+        data = session.ask('INQUIRY', scsi.inquiry(page, _PAGE), _PAGE, waiter)
+    except failures.SenseError as exc:
+        if exc.unsupported:
+            return b''
+        raise
+    return scsi.page_body(data, page)
+
+
+def _tells_status(session: _session.Session, waiter: waiting.Waiter) -> bool:
+    try:
+        session.ask(
+            'GET LBA STATUS',
+            scsi.get_lba_status(0, _STATUS),
+            _STATUS,
+            waiter,
+        )
+    except failures.SenseError as exc:
+        if exc.unsupported:
+            return False
+        raise
+    return True
