@@ -7,24 +7,30 @@ from collections.abc import Iterator
 import contextlib
 import fcntl
 import os
+import time
 
 from oslo_transfer import context as _context
+from oslo_transfer import exceptions
 from oslo_transfer import flight
 from oslo_transfer import oserrors
 
 _PAUSE = 0.02
+# Seconds. Whoever holds one logs in, mounts or flushes, which is bounded.
+_PATIENCE = 300.0
 
 
 @contextlib.contextmanager
 def held(path: str, ctx: _context.Context) -> Iterator[None]:
     """Hold a lock while a block runs; the kernel drops it with the process.
 
-    Waits for other processes and threads; not reentrant.
+    Waits for other processes and threads, for five minutes at most; not
+    reentrant.
 
     :param path: the lock file; it is there while somebody wants the lock
     :param ctx: ends the wait
     :raises TransferCancelled: told to stop while it waited
     :raises DeadlineExceeded: the deadline passed while it waited
+    :raises Unavailable: it waited too long
     """
     fd = _take(path, ctx)
     try:
@@ -36,6 +42,7 @@ def held(path: str, ctx: _context.Context) -> Iterator[None]:
 
 
 def _take(path: str, ctx: _context.Context) -> int:
+    given_up = time.monotonic() + _PATIENCE
     while True:
         with oserrors.os_errors(f'locking {path}'):
             fd = os.open(
@@ -49,6 +56,11 @@ def _take(path: str, ctx: _context.Context) -> int:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
+                    if time.monotonic() >= given_up:
+                        raise exceptions.Unavailable(
+                            f'another process has held {path} for more than '
+                            f'{_PATIENCE:g} seconds'
+                        ) from None
                     ctx.sleep(_PAUSE)
             # Who held it last took the name away: then this locks nothing.
             if flight.same_file(fd, path):
