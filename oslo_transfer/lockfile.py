@@ -15,15 +15,15 @@ from oslo_transfer import flight
 from oslo_transfer import oserrors
 
 _PAUSE = 0.02
-# Seconds. Whoever holds one logs in, mounts or flushes, which is bounded.
-_PATIENCE = 300.0
+# Seconds. Each holder is done in some, but hundreds of them may queue.
+_PATIENCE = 1800.0
 
 
 @contextlib.contextmanager
 def held(path: str, ctx: _context.Context) -> Iterator[None]:
     """Hold a lock while a block runs; the kernel drops it with the process.
 
-    Waits for other processes and threads, for five minutes at most; not
+    Waits for other processes and threads, for half an hour at most; not
     reentrant.
 
     :param path: the lock file; it is there while somebody wants the lock
@@ -58,8 +58,8 @@ def _take(path: str, ctx: _context.Context) -> int:
                 except BlockingIOError:
                     if time.monotonic() >= given_up:
                         raise exceptions.Unavailable(
-                            f'another process has held {path} for more than '
-                            f'{_PATIENCE:g} seconds'
+                            f'other processes have held {path} for more '
+                            f'than {_PATIENCE:g} seconds'
                         ) from None
                     ctx.sleep(_PAUSE)
             # Who held it last took the name away: then this locks nothing.
