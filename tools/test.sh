@@ -268,6 +268,13 @@ selects_tests() {
     return 1
 }
 
+# Whether so few tests have failed that the machine may be to blame.
+few_failed() {
+    local failed
+    failed=$(grep -c '": true' .pytest_cache/v/cache/lastfailed)
+    ((failed <= 3))
+}
+
 arguments=()
 for argument; do
     case $argument in
@@ -284,5 +291,15 @@ if ! selects_tests "${arguments[@]}"; then
     together checks_of_code checks_of_docs
 fi
 echo "== tests, after $SECONDS s"
+status=0
+pytest -n 2 --dist loadgroup "${arguments[@]}" || status=$?
+# Time limits that are promised to users are tested against the clock, and a
+# machine that is busy elsewhere breaks them. A few tests that failed get a
+# second look, alone; what fails then, too, is broken.
+if [[ $status == 1 && ${#arguments[@]} == 0 ]] && few_failed; then
+    echo '== tests that failed, once more and alone'
+    status=0
+    pytest -n 0 --last-failed --last-failed-no-failures none || status=$?
+fi
 # The last lines are pytest's own.
-exec pytest -n 2 --dist loadgroup "${arguments[@]}"
+exit "$status"
