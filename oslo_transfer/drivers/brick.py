@@ -92,14 +92,16 @@ def _contexts() -> list[typing.Any]:
 
 def _set_lock_path(brick: typing.Any, conf: cfg.ConfigOpts) -> None:
     settings = importlib.import_module('oslo_config.cfg').CONF
+    # It registers its options when it is imported.
+    importlib.import_module('oslo_concurrency.lockutils')
     if settings.os_brick.lock_path:
         return
     if settings.oslo_concurrency.lock_path:
         brick.setup(settings)
         return
-    options = importlib.import_module('oslo_concurrency.opts')
-    for group, found in options.list_opts():
-        conf.register_opts(found, group=group)
+    listed = importlib.import_module('oslo_concurrency.opts').list_opts()
+    for group, options in listed:
+        conf.register_opts(options, group=group)
     path = conf.oslo_concurrency.lock_path
     if not path:
         state = conf.oslo_transfer.state_path or opts.default_state_path()

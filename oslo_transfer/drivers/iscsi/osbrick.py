@@ -146,8 +146,10 @@ def join(attachment: base.Attachment, ctx: _context.Context) -> None:
     :raises AttachError: it is gone, or is another LUN, or was resized
     """
     note = _note.from_details(attachment.details)
-    names = _devices(note, _sysfs.Sysfs())
-    if not names or not os.path.exists(attachment.path):
+    sysfs = _sysfs.Sysfs()
+    names = _devices(note, sysfs)
+    device = os.path.basename(attachment.path)
+    if not names or sysfs.number(device) is None:
         raise exceptions.AttachError(
             f'{attachment.source}: the device of the attachment '
             f'{attachment.id} is gone; detach that'
@@ -342,6 +344,7 @@ def _connect(lun: _lun.Lun, note: _note.Note, ctx: _context.Context) -> None:
     except Exception as exc:
         ctx.check()
         raise _reason(lun, note, run, exc) from exc
+    ctx.check()
 
 
 def _properties(note: _note.Note) -> dict[str, typing.Any]:
