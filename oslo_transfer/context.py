@@ -128,7 +128,7 @@ class Context:
         sockets do that by themselves.
         """
         self.check()
-        if _threads_are_green():
+        if threads_are_green():
             time.sleep(0)
 
     def sleep(self, seconds: float) -> None:
@@ -161,7 +161,7 @@ class Context:
             that a green thread can run it
         :raises Unavailable: it took longer than ``timeout``
         """
-        if _threads_are_green() and not cooperative:
+        if threads_are_green() and not cooperative:
             # A green thread would block its hub in C code; a real thread
             # of eventlet's own pool does not.
             tpool = importlib.import_module('eventlet.tpool')
@@ -241,7 +241,7 @@ class Context:
         return dataclasses.replace(self, **changes)
 
 
-def _threads_are_green() -> bool:
+def threads_are_green() -> bool:
     """Whether the host process runs under eventlet's patching."""
     patcher: typing.Any = sys.modules.get('eventlet.patcher')
     return patcher is not None and patcher.is_monkey_patched('thread')

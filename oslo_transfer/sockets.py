@@ -53,6 +53,54 @@ class StallWindow:
             )
 
 
+class Waiter:
+    """The limits of one of those who wait for a connection they share.
+
+    :param ctx: the limits
+    :param where: the redacted endpoint, for messages
+    """
+
+    def __init__(self, ctx: _context.Context, where: str) -> None:
+        self._ctx = ctx
+        self._where = where
+        self._window = StallWindow(ctx.stall, where)
+        self._closed = False
+        #: Seconds spent waiting.
+        self.waited = 0.0
+
+    def check(self) -> None:
+        """Raise if there is no point in going on.
+
+        :raises TransferCancelled: by the context, or closed
+        """
+        self._ctx.check()
+        if self._closed:
+            raise exceptions.TransferCancelled(
+                f'{self._where}: closed by another thread'
+            )
+
+    def count(self, seconds: float, progress: int) -> None:
+        """Note a wait and what it brought.
+
+        :raises Stalled: too little
+        """
+        self.waited += seconds
+        self.check()
+        self._window.add(seconds, progress)
+
+    def note(self, seconds: float, progress: int) -> None:
+        """Note what came, even if there is no point in going on.
+
+        :raises Stalled: too little
+        """
+        self.waited += seconds
+        self._window.add(seconds, progress)
+
+    def close(self) -> None:
+        """End a wait of another thread."""
+        self._closed = True
+
+
 class WatchedSocket:
     """Wraps a connected socket; reads and writes raise instead of hanging.
 

@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to an export, used by several threads in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import socket
+import struct
+import threading
+import time
+import typing
+
+from oslo_transfer import context as _context
+from oslo_transfer.drivers.nbd import handshake
+from oslo_transfer.drivers.nbd import names
+from oslo_transfer.drivers.nbd import opts
+from oslo_transfer.drivers.nbd import replies
+from oslo_transfer.drivers.nbd import wire
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import exceptions
+from oslo_transfer import oserrors
+from oslo_transfer import sockets
+from oslo_transfer import tls
+
+Command = wire.Command
+
+# How often to knock where a unix socket's queue is full, in seconds.
+_KNOCK = 0.02
+# Seconds for a thread to notice that its connection is to be closed, and
+# for the server to answer what is in flight.
+_PATIENCE = 0.4
+# Flushing moves no bytes, however well it goes: it gets this many times
+# the seconds of the stall rule.
+_FLUSH_TIMES = 10
+
+
+class _Channel(sockets.WatchedSocket):
+    """A socket that keeps the limits of whoever uses it just now."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        endpoint: _endpoint.Endpoint,
+        ctx: _context.Context,
+        waiter: sockets.Waiter,
+    ) -> None:
+        super().__init__(sock, ctx, str(endpoint))
+        self._endpoint = endpoint
+        self.waiter = waiter
+        #: Somebody is about to close it.
+        self.closing = False
+        self._gathers = False
+
+    def _count(self, started: float, count: int) -> None:
+        if self._closed or (self.closing and not count):
+            raise exceptions.TransferCancelled(
+                f'{self.where}: closed by another thread'
+            )
+        waited = time.monotonic() - started
+        if count:
+            # Nothing may be lost that has come: others go on behind it.
+            self.waiter.note(waited, count)
+        else:
+            self.waiter.count(waited, count)
+
+    def gather(self) -> None:
+        """Have the kernel collect what is asked for, for a tick at most.
+
+        That is one wake-up for a buffer where there would be several.
+        """
+        if (
+            type(self._sock) is not socket.socket
+            or _context.threads_are_green()
+        ):
+            return
+        tick = struct.pack('ll', 0, int(_context.TICK * 1e6))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, tick)
+        self._sock.settimeout(None)
+        self._gathers = True
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read at least one byte; 0 at the end of the connection."""
+        if not self._gathers:
+            return super().recv_into(buffer)
+        return self._patiently(self._recv_all, buffer)
+
+    def _recv_all(self, buffer: memoryview) -> int:
+        try:
+            return self._sock.recv_into(
+                buffer, len(buffer), socket.MSG_WAITALL
+            )
+        except BlockingIOError:
+            raise TimeoutError from None
+
+    def send(self, data: memoryview) -> int:
+        """Send at least one byte; returns how many were taken."""
+        if not self._gathers:
+            return super().send(data)
+        return self._patiently(self._send_all, data)
+
+    def _send_all(self, data: memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            raise TimeoutError from None
+
+    def fill(self, view: memoryview) -> int:
+        """Read at least one byte.
+
+        :raises Unavailable: the connection broke, or has ended
+        """
+        count = self.recv_into(view)
+        if not count:
+            raise exceptions.Unavailable(
+                f'{self.where}: the server has ended the connection'
+            )
+        return count
+
+    def take(self, count: int) -> bytes:
+        """Read so many bytes."""
+        found = bytearray(count)
+        rest = memoryview(found)
+        while rest:
+            rest = rest[self.fill(rest) :]
+        return bytes(found)
+
+    def secure(self) -> None:
+        """Turn it into a TLS connection."""
+        options = self._ctx.conf[opts.GROUP]
+        secured = tls.client_context(
+            opts.GROUP, options.ca_file, options.cert_file, options.key_file
+        )
+        # A socket of this host has no other name.
+        name = self._endpoint.host or 'localhost'
+        self.handshake(secured, name, strict=True)
+
+    def farewell(self) -> None:
+        """Say goodbye, if the socket takes it at once."""
+        with contextlib.suppress(OSError, ValueError):
+            self._sock.settimeout(0)
+            self._sock.send(wire.request(Command.DISC, 0, 0, 0))
+
+
+class Connection:
+    """Sends requests and matches replies.
+
+    Whoever has :meth:`use` may call the other methods; :meth:`close` may
+    come from any thread.
+
+    :param endpoint: where to
+    :param ctx: the limits of connecting, and its end
+    :param waiter: ends the wait for it
+    :raises NotFound: there is no such export
+    :raises AccessDenied: the server, or its certificate, is refused
+    :raises Unavailable: it does not answer
+    """
+
+    def __init__(
+        self,
+        endpoint: _endpoint.Endpoint,
+        ctx: _context.Context,
+        waiter: sockets.Waiter,
+    ) -> None:
+        self.where = str(endpoint)
+        name = names.name_of(endpoint)
+        self._ctx = ctx
+        self._channel = _Channel(
+            _connect(name, endpoint, ctx), endpoint, ctx, waiter
+        )
+        self._lock = threading.Lock()
+        self._broken: exceptions.TransferError | None = None
+        self._cookie = 0
+        try:
+            #: What the server says of the export.
+            self.export = handshake.negotiate(
+                self._channel, name.export, name.tls, self.where
+            )
+        except BaseException:
+            self._channel.close()
+            raise
+        self._channel.gather()
+        self._replies = replies.Replies(
+            self.export.structured, self.export.context
+        )
+        #: How many use it; its owner's to count.
+        self.users = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can still be answered."""
+        return self._broken is None
+
+    @contextlib.contextmanager
+    def use(self, waiter: sockets.Waiter) -> Iterator[typing.Self]:
+        """Have it alone for a while.
+
+        :param waiter: the limits that count meanwhile
+        """
+        while not self._lock.acquire(timeout=_context.TICK):
+            waiter.check()
+        try:
+            waiter.check()
+            if self._broken is not None:
+                # A new one each time: a traceback belongs to one thread.
+                raise type(self._broken)(*self._broken.args)
+            self._channel.waiter = waiter
+            yield self
+        except (
+            exceptions.Unavailable,
+            exceptions.Stalled,
+            exceptions.ProtocolError,
+        ) as exc:
+            self._broken = self._broken or exc
+            raise
+        finally:
+            self._lock.release()
+
+    def submit(
+        self,
+        kind: wire.Command,
+        offset: int,
+        length: int,
+        data: memoryview | None = None,
+    ) -> replies.Request:
+        """Send a request.
+
+        Blocks until the socket has taken all of it.
+
+        :param data: sent behind it, and not kept
+        """
+        request = replies.Request(kind, offset, length)
+        self._cookie += 1
+        self._replies.pending[self._cookie] = request
+        try:
+            self._channel.sendall(
+                wire.request(kind, self._cookie, offset, length)
+            )
+            if data is not None:
+                self._channel.sendall(data)
+        except BaseException:
+            # Half a request makes the rest useless.
+            self._broken = self._broken or exceptions.Unavailable(
+                f'{self.where}: the connection was given up'
+            )
+            raise
+        return request
+
+    def wait(self, request: replies.Request) -> None:
+        """Wait until a request is settled.
+
+        :raises TransferError: what the server says
+        """
+        while not request.done:
+            self._step()
+        # A reply of a few bytes stands for all that it is about.
+        self._channel.waiter.count(0.0, request.length)
+        self.expect(request)
+
+    def flush(self) -> None:
+        """Have what was written made durable, where the server can."""
+        if wire.Flag.SEND_FLUSH not in self.export.flags:
+            return
+        rule = self._ctx.stall
+        patient = self._ctx.replace(
+            stall=_context.StallRule(
+                rule.seconds * _FLUSH_TIMES, rule.bytes_per_second
+            )
+        )
+        self._channel.waiter = sockets.Waiter(patient, self.where)
+        self.wait(self.submit(Command.FLUSH, 0, 0))
+
+    def read_into(self, request: replies.Request, view: memoryview) -> int:
+        """Take what has come of a READ, at least one byte.
+
+        Data that is known to be right goes from the socket to the view.
+
+        :returns: 0 where all was taken
+        :raises TransferError: what the server says
+        """
+        while request.taken < request.length:
+            if not request.final:
+                self.expect(request)
+                self._step()
+                continue
+            payload = self._replies.payload
+            if payload is not None and payload.request is request:
+                end = payload.position
+            else:
+                end = request.length
+            if request.taken < end:
+                return self._replies.take(request, view, end)
+            assert payload is not None
+            # What is not wanted from its start on is parked.
+            if payload.position < request.taken:
+                self._step()
+                continue
+            count = self._channel.fill(view[: payload.left])
+            request.taken += count
+            self._advance(count)
+            return count
+        return 0
+
+    def expect(self, request: replies.Request) -> None:
+        """Raise if a request has failed, and all of its reply is here."""
+        if request.done and request.failure is not None:
+            raise error_for(request, self.where)
+
+    def _step(self) -> None:
+        """Read once, whatever comes."""
+        self._advance(self._channel.fill(self._replies.room()))
+
+    def _advance(self, count: int) -> None:
+        try:
+            self._replies.advance(count)
+        except exceptions.ProtocolError as exc:
+            raise exceptions.ProtocolError(f'{self.where}: {exc}') from None
+
+    def close(self) -> None:
+        """End it; idempotent. A thread that uses it gets an error.
+
+        Waits for what is in flight, but not for long: the protocol asks
+        for it, and some servers crash where a client just leaves.
+        """
+        self._channel.closing = True
+        if not self._lock.acquire(timeout=_PATIENCE):
+            self._channel.shutdown()
+            if not self._lock.acquire(timeout=_PATIENCE):
+                return
+        try:
+            if self._broken is None:
+                self._broken = exceptions.TransferCancelled(
+                    f'{self.where}: it was closed'
+                )
+                self._leave()
+            self._channel.close()
+        finally:
+            self._lock.release()
+
+    def _leave(self) -> None:
+        ctx = self._ctx.replace(
+            cancel=None,
+            stop=threading.Event(),
+            deadline=time.monotonic() + _PATIENCE,
+        )
+        self._channel.closing = False
+        self._channel.waiter = sockets.Waiter(ctx, self.where)
+        for request in self._replies.pending.values():
+            request.drop()
+        try:
+            while self._replies.pending:
+                self._step()
+        except exceptions.TransferError:
+            return
+        self._channel.farewell()
+
+
+def _connect(
+    name: names.Name, endpoint: _endpoint.Endpoint, ctx: _context.Context
+) -> socket.socket:
+    if name.socket is None:
+        port = _endpoint.DEFAULT_PORTS[endpoint.scheme]
+        return ctx.connect(endpoint, endpoint.port or port)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(0)
+        end = time.monotonic() + ctx.connect_timeout
+        while True:
+            try:
+                sock.connect(name.socket)
+                return sock
+            except BlockingIOError as exc:
+                # Its queue is full (unix(7)).
+                if time.monotonic() > end:
+                    raise exceptions.Unavailable(
+                        f'{endpoint}: the server takes no connection'
+                    ) from exc
+            ctx.sleep(_KNOCK)
+    except OSError as exc:
+        sock.close()
+        text = f'cannot connect to {endpoint}'
+        error = oserrors.translate(exc, text)
+        if isinstance(error, exceptions.AccessDenied):
+            raise error from exc
+        raise exceptions.Unavailable(str(error)) from exc
+    except BaseException:
+        sock.close()
+        raise
+
+
+_ERRORS: dict[int, type[exceptions.TransferError]] = {
+    wire.Error.EPERM: exceptions.AccessDenied,
+    wire.Error.EIO: exceptions.StorageError,
+    wire.Error.ENOMEM: exceptions.Unavailable,
+    wire.Error.ENOSPC: exceptions.NoSpace,
+    wire.Error.EOVERFLOW: exceptions.CapabilityMissing,
+    wire.Error.ENOTSUP: exceptions.CapabilityMissing,
+    wire.Error.ESHUTDOWN: exceptions.Unavailable,
+}
+_DOING = {
+    Command.READ: 'reading',
+    Command.WRITE: 'writing',
+    Command.FLUSH: 'flushing',
+    Command.WRITE_ZEROES: 'zeroing',
+    Command.BLOCK_STATUS: 'looking for holes in',
+}
+
+
+def error_for(
+    request: replies.Request, where: str
+) -> exceptions.TransferError:
+    """The library's error for a request that failed."""
+    failure = request.failure
+    assert failure is not None
+    what = f'{_DOING[request.kind]} '
+    if failure.offset is not None:
+        what += f'byte {failure.offset}'
+    elif request.length:
+        what += f'bytes {request.offset} to {request.offset + request.length}'
+    else:
+        what += 'the export'
+    try:
+        name = wire.Error(failure.code).name
+    except ValueError:
+        name = f'error {failure.code}'
+    said = f': {failure.text}' if failure.text else ''
+    # An unknown number is to be taken for EINVAL (proto.md, "Error
+    # values"), and then the two sides do not understand one another.
+    kind = _ERRORS.get(failure.code, exceptions.ProtocolError)
+    return kind(f'{where}: {what}: the server answers {name}{said}')

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading exports of an NBD server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import logging
+import threading
+import typing
+
+from oslo_transfer.drivers import base
+from oslo_transfer.drivers.nbd import allocation
+from oslo_transfer.drivers.nbd import connection
+from oslo_transfer.drivers.nbd import reading
+from oslo_transfer.drivers.nbd import wire
+from oslo_transfer import exceptions
+from oslo_transfer import sockets
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import context as _context
+    from oslo_transfer import endpoint as _endpoint
+
+LOG = logging.getLogger(__name__)
+
+# The most connections to one export, where its server allows several.
+_CONNECTIONS = 4
+# Seconds for a read to notice that its stream was closed.
+_PATIENCE = 0.5
+
+
+class NBDSource(base.Source):
+    """An export of an NBD server.
+
+    Each stream has a connection of its own where the server allows it, up
+    to four; further ones share. A stream connects again where its
+    connection is gone.
+    """
+
+    def __init__(
+        self, endpoint: _endpoint.Endpoint, ctx: _context.Context
+    ) -> None:
+        self._endpoint = endpoint
+        self._where = str(endpoint)
+        self._ctx = ctx
+        self._lock = threading.Lock()
+        # For what is no stream's, and ended with the source.
+        self._waiter = sockets.Waiter(ctx, self._where)
+        self._closed = False
+        link = connection.Connection(endpoint, ctx, self._waiter)
+        self._export = link.export
+        self._links = [link]
+        self.size = link.export.size
+        self._most = _CONNECTIONS if link.export.shared else 1
+        self.geometry = base.Geometry(
+            align=link.export.align,
+            preferred=min(reading.REQUEST, link.export.most),
+            max_streams=self._most,
+        )
+        self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
+        self._allocation: allocation.Allocation | None = None
+        if link.export.context is not None:
+            self.capabilities |= base.Capability.EXTENTS
+            self._allocation = allocation.Allocation(self._ask_extents)
+
+    def stream(self, offset: int, length: int | None) -> NBDStream:
+        """Read a run; may block for a connection to be made."""
+        size = self._export.size
+        end = size if length is None else offset + length
+        if not 0 <= offset <= end <= size:
+            raise exceptions.SourceChanged(
+                f'{self._where} has {size} bytes; {offset}..{end} were '
+                f'asked for'
+            )
+        waiter = sockets.Waiter(self._ctx, self._where)
+        return NBDStream(self, waiter, offset, end - offset)
+
+    def take_link(self) -> connection.Connection:
+        """A connection to use; give it back."""
+        with self._lock:
+            self._check_open()
+            for dead in [each for each in self._links if not each.alive]:
+                dead.close()
+                self._links.remove(dead)
+            free = min(self._links, key=lambda each: each.users, default=None)
+            if free is None or (free.users and len(self._links) < self._most):
+                free = self._another(free)
+            free.users += 1
+            return free
+
+    def give_back(self, link: connection.Connection) -> None:
+        """A connection is not used any more."""
+        with self._lock:
+            link.users -= 1
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise exceptions.TransferCancelled(
+                f'{self._where}: the source was closed'
+            )
+
+    def _another(
+        self, instead: connection.Connection | None
+    ) -> connection.Connection:
+        """One more connection, or one that there is already."""
+        try:
+            link = connection.Connection(
+                self._endpoint, self._ctx, self._waiter
+            )
+        except exceptions.TransferError as exc:
+            self._check_open()
+            if instead is None or isinstance(
+                exc, exceptions.TransferCancelled | exceptions.DeadlineExceeded
+            ):
+                raise
+            # Not every server that says so takes several.
+            LOG.info('%s: one connection has to do: %s', self._where, exc)
+            self._most = len(self._links)
+            return instead
+        if link.export.size != self._export.size or self._closed:
+            link.close()
+            self._check_open()
+            raise exceptions.SourceChanged(
+                f'{self._where}: it had {self._export.size} bytes and has '
+                f'{link.export.size} now'
+            )
+        self._links.append(link)
+        return link
+
+    # Extents
+
+    def extents(
+        self, offset: int, length: int
+    ) -> Iterator[base.Extent] | None:
+        """Tell data from what reads as zeros; asks as it is iterated."""
+        if self._allocation is None:
+            return None
+        return self._allocation.runs(offset, length)
+
+    def _ask_extents(self, offset: int, length: int) -> list[base.Extent]:
+        align = self._export.align
+        start = offset - offset % align
+        count = min(
+            -(-(offset + length) // align) * align - start, allocation.MOST
+        )
+        try:
+            payload = self._ask_status(start, count)
+        except (exceptions.TransferCancelled, exceptions.DeadlineExceeded):
+            raise
+        except exceptions.TransferError as exc:
+            # All of it may be data; reading it shows what is wrong.
+            LOG.info('%s: no extents: %s', self._where, exc)
+            return [base.Extent(offset, length, True)]
+        try:
+            return allocation.extents(payload, start, count)
+        except ValueError as exc:
+            raise exceptions.ProtocolError(
+                f'{self._where}: the server sends {exc}'
+            ) from None
+
+    def _ask_status(self, offset: int, length: int) -> bytes:
+        link = self.take_link()
+        try:
+            with link.use(self._waiter):
+                request = link.submit(
+                    wire.Command.BLOCK_STATUS, offset, length
+                )
+                link.wait(request)
+        finally:
+            self.give_back(link)
+        assert request.status is not None
+        return request.status
+
+    def close(self) -> None:
+        """End all connections."""
+        self._closed = True
+        self._waiter.close()
+        for link in list(self._links):
+            link.close()
+
+
+class NBDStream(base.Stream):
+    """A run of bytes, asked for ahead."""
+
+    def __init__(
+        self,
+        source: NBDSource,
+        waiter: sockets.Waiter,
+        offset: int,
+        length: int,
+    ) -> None:
+        super().__init__()
+        self._source = source
+        self._waiter = waiter
+        # Closing waits for a read that it has woken up.
+        self._reading = threading.Lock()
+        self._link = source.take_link()
+        self._reads = reading.Reads(self._link, offset, length)
+
+    @property
+    def waited(self) -> float:  # type: ignore[override]
+        """Seconds spent waiting for the server."""
+        return self._waiter.waited
+
+    def readinto(self, buffer: typing.Any) -> int:
+        """Read at least one byte."""
+        view = memoryview(buffer).cast('B')
+        with self._reading:
+            with self._link.use(self._waiter):
+                return self._reads.read_into(view)
+
+    def close(self) -> None:
+        """Drop what was asked for; ends a read in another thread."""
+        self._waiter.close()
+        if self._reading.acquire(timeout=_PATIENCE):
+            if not self.closed:
+                self._reads.drop()
+                self._source.give_back(self._link)
+            super().close()
+            self._reading.release()
