@@ -21,7 +21,7 @@ MOST_OUTPUT = 4096
 #: Seconds that a program has to end by itself.
 PATIENCE = 2.0
 #: Seconds that the kernel has to end one that was killed.
-_DYING = 5.0
+DYING = 5.0
 # Where administrators' programs are, for users that do not look there.
 _PATH = '/usr/local/sbin:/usr/sbin:/sbin'
 
@@ -90,21 +90,26 @@ def run(command: Sequence[str], seconds: float) -> tuple[int, str]:
             f'{command[0]} took more than {seconds:g} seconds'
         ) from None
     finally:
-        end(process)
+        if process.poll() is None:
+            kill(process)
+        reap(process)
     return process.returncode, told.decode('utf-8', 'replace')
 
 
-def end(process: subprocess.Popen[bytes], patience: float = 0.0) -> bool:
-    """End a program and reap it; never raises.
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program with all of its group; does not wait."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
-    :param patience: seconds that it has to end by itself
-    :returns: False if not even SIGKILL ends it: it hangs in the kernel
+
+def reap(process: subprocess.Popen[bytes], seconds: float = DYING) -> bool:
+    """Wait for the end of a program; never raises.
+
+    :returns: whether it has ended; one that was killed and has not hangs
+        in the kernel
     """
-    if not _wait(process, patience):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    ended = _wait(process, _DYING)
-    if process.stderr is not None:
+    ended = _wait(process, seconds)
+    if ended and process.stderr is not None:
         process.stderr.close()
     return ended
 
@@ -166,7 +171,7 @@ class Helper:
         """Keep the end of what it says, until it says no more."""
         stderr = self._process.stderr
         assert stderr is not None
-        with selectors.DefaultSelector() as selector:
+        with stderr, selectors.DefaultSelector() as selector:
             selector.register(stderr, selectors.EVENT_READ)
             while True:
                 # A look now and then, for what it started may live longer.
@@ -201,6 +206,11 @@ class Helper:
             self._thread.join(PATIENCE)
         return self._output.decode('utf-8', 'replace').strip()
 
+    def kill(self) -> None:
+        """End it at once; does not wait."""
+        # Not its group: fusermount3(1) waits there to tidy up.
+        self._process.kill()
+
     def close(self) -> bool:
         """End it within a few seconds; idempotent, and never raises.
 
@@ -211,8 +221,7 @@ class Helper:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         if not _wait(self._process, PATIENCE):
-            # Not its group: fusermount3(1) waits there to tidy up.
-            self._process.kill()
-        ended = _wait(self._process, _DYING)
+            self.kill()
+        ended = _wait(self._process, DYING)
         self._thread.join(PATIENCE)
         return ended

@@ -56,10 +56,12 @@ class DdSource(base.Source):
         self._lock = threading.Lock()
         # Held by a fill for as long as it works.
         self._idle = threading.Lock()
+        self._mount: nbdfuse.Mount | None = None
         with contextlib.ExitStack() as stack:
             path = attachment.path
             if attachment.form == 'nbd':
-                path = stack.enter_context(nbdfuse.mounted(path, ctx))
+                self._mount = stack.enter_context(nbdfuse.mounted(path, ctx))
+                path = self._mount.path
             self._file = stack.enter_context(file.FileSource(path, ctx))
             if attachment.size not in (None, self._file.size):
                 raise exceptions.SourceChanged(
@@ -100,8 +102,17 @@ class DdSource(base.Source):
         """
         with self._idle:
             dd_slices.Filling(
-                self._file, self._where, target, self._ctx, self._closed
+                self._file,
+                self._where,
+                target,
+                self._ctx,
+                self._closed,
+                self._abort,
             ).run()
+
+    def _abort(self) -> None:
+        if self._mount is not None:
+            self._mount.kill()
 
     def close(self) -> None:
         """End what runs, and let the attachment go."""

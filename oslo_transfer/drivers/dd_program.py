@@ -176,7 +176,9 @@ class Run:
             'utf-8', 'replace'
         )
         self._told = told
-        children.end(self._process, children.PATIENCE)
+        if not children.reap(self._process, children.PATIENCE):
+            self.kill()
+            self.reap(children.DYING)
         copied = _COPIED.search(told)
         return self.slice.start + (int(copied[1]) if copied else 0)
 
@@ -229,9 +231,13 @@ class Run:
             return exceptions.Unavailable(str(found))
         return found
 
-    def kill(self) -> bool:
-        """End it at once; idempotent.
+    def kill(self) -> None:
+        """End it; does not wait."""
+        children.kill(self._process)
 
-        :returns: False if it hangs in the kernel
+    def reap(self, seconds: float) -> bool:
+        """Wait for its end.
+
+        :returns: whether it has ended; if not, it waits in the kernel
         """
-        return children.end(self._process)
+        return children.reap(self._process, seconds)

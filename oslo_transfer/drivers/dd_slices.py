@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import logging
@@ -12,6 +13,7 @@ import threading
 import time
 import typing
 
+from oslo_transfer import children
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import dd_opts
 from oslo_transfer.drivers import dd_program
@@ -34,6 +36,8 @@ _LIMITED_SECONDS = 0.25
 _FIRST = 16 << 20
 _LEAST = 8 << 20
 _MOST = 1 << 30
+# Seconds that one that was killed may take to end by itself.
+_DYING = 0.3
 #: Bytes at the end of what is held that are compared with the source's.
 _OVERLAP = 64 << 10
 
@@ -60,6 +64,7 @@ class Filling:
     :param target: what to fill
     :param ctx: the limits
     :param closed: set to end it
+    :param abort: has all reads of the source fail that are under way
     """
 
     def __init__(
@@ -69,12 +74,14 @@ class Filling:
         target: _target.Target,
         ctx: _context.Context,
         closed: threading.Event,
+        abort: Callable[[], object],
     ) -> None:
         self._source = source
         self._where = where
         self._target = target
         self._ctx = ctx
         self._closed = closed
+        self._abort = abort
         options = ctx.conf[dd_opts.GROUP]
         self._parallel: int = options.parallel
         self._block: int = _down(options.block_bytes)
@@ -241,11 +248,25 @@ class Filling:
 
     def _kill(self) -> None:
         for job in self._jobs:
-            if not job.run.kill():
-                LOG.warning(
-                    '%s: dd hangs in the kernel and cannot be ended',
-                    self._where,
-                )
+            job.run.kill()
+        if self._reap(_DYING):
+            return
+        # What waits for an answer in the kernel gets an error instead.
+        self._abort()
+        if not self._reap(children.DYING):
+            LOG.warning(
+                '%s: dd hangs in the kernel and cannot be ended', self._where
+            )
+
+    def _reap(self, seconds: float) -> bool:
+        limit = time.monotonic() + seconds
+        left = [
+            job
+            for job in self._jobs
+            if not job.run.reap(max(0.0, limit - time.monotonic()))
+        ]
+        self._jobs = left
+        return not left
 
 
 class _Stall:

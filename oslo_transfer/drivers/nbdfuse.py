@@ -28,8 +28,23 @@ _PAUSE = 0.01
 _UNMOUNT = 5.0
 
 
+class Mount:
+    """An export that is a file.
+
+    :ivar path: of the file
+    """
+
+    def __init__(self, path: str, helper: children.Helper) -> None:
+        self.path = path
+        self._helper = helper
+
+    def kill(self) -> None:
+        """Have all reads fail; those that wait in the kernel, too."""
+        self._helper.kill()
+
+
 @contextlib.contextmanager
-def mounted(uri: str, ctx: _context.Context) -> Iterator[str]:
+def mounted(uri: str, ctx: _context.Context) -> Iterator[Mount]:
     """Have an NBD export be a file, read-only, while the context is open.
 
     Blocks until the file can be read. If this process is killed, the
@@ -37,8 +52,8 @@ def mounted(uri: str, ctx: _context.Context) -> Iterator[str]:
 
     :param uri: of the export; has no secrets, for all users can see it
     :param ctx: bounds the wait by its ``connect_timeout``
-    :returns: the path of the file, in a directory that only this user and
-        root can look into
+    :returns: the file, in a directory that only this user and root can look
+        into
     :raises CapabilityMissing: nbdfuse(1) or fusermount3(1) is missing
     :raises Unavailable: the export cannot be mounted
     :raises DetachError: at the end, if it cannot be unmounted
@@ -57,7 +72,7 @@ def mounted(uri: str, ctx: _context.Context) -> Iterator[str]:
         )
         try:
             _wait(helper, pid_file, uri, ctx)
-            yield path
+            yield Mount(path, helper)
         finally:
             if not helper.close():
                 raise exceptions.DetachError(

@@ -281,9 +281,10 @@ def _translate(told: str, where: str) -> exceptions.TransferError:
 
 def _reason(told: str) -> str:
     found = _REASON.search(told)
-    return ' '.join(
-        (found[0] if found else 'qemu-nbd gives no reason').split()
-    )
+    text = ' '.join(found[1].split()) if found else ''
+    if 'iscsi_service_reconnect' in text:
+        return 'no connection'
+    return text or 'qemu-nbd gives no reason'
 
 
 def _has_content(path: str) -> bool:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of dd and of attachments in user space share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+from oslo_transfer import call as _call
+from oslo_transfer.drivers import base
+from oslo_transfer.testing import filling_suite
+from oslo_transfer.testing import harness
+
+
+def attachment(path, *, form='path', source='', size=None, details=None):
+    """One that nobody has to take away."""
+    return base.Attachment(
+        id='',
+        driver='file',
+        source=source or str(path),
+        form=form,
+        path=str(path),
+        size=size,
+        details=details or {},
+    )
+
+
+def context(conf, **changes):
+    """The limits of a call."""
+    return _call.Call(conf, None, None, None).ctx.replace(**changes)
+
+
+class Target(filling_suite.RecordingTarget):
+    """A part file, or a device."""
+
+    def __init__(self, path, size, held=None, device=False, start=0):
+        if device:
+            self._open_device(path, size)
+        else:
+            super().__init__(str(path), size, held or {})
+        self.device = device
+        self.start = start
+
+    def close(self):
+        """Close the file; it may be done again."""
+        if self.fd >= 0:
+            super().close()
+            self.fd = -1
+
+    def _open_device(self, path, size):
+        empty = pathlib.Path(tempfile.mkdtemp())
+        super().__init__(str(empty / 'x'), 0, {})
+        self.close()
+        shutil.rmtree(empty)
+        self.path, self.size = str(path), size
+        self.fd = os.open(path, os.O_RDWR)
+
+
+@contextlib.contextmanager
+def short_directory():
+    """A directory whose name leaves room for those of sockets."""
+    path = tempfile.mkdtemp(prefix='ot-', dir='/tmp')
+    try:
+        yield pathlib.Path(path)
+    finally:
+        shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def nbdkit(path, *arguments, filters=()):
+    """A file on an NBD server on a unix socket; gives the URI."""
+    with short_directory() as directory:
+        socket, ready = directory / 's', directory / 'pid'
+        process = subprocess.Popen(
+            [
+                *('setpriv', '--pdeathsig', 'KILL', 'nbdkit'),
+                *('-f', '-U', socket, '--pidfile', ready),
+                *(*(f'--filter={each}' for each in filters), 'file'),
+                *(path, *arguments),
+            ],
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            # It writes its number when it serves.
+            assert harness.wait_for(
+                lambda: ready.exists() or process.poll() is not None, 10
+            )
+            assert process.poll() is None, arguments
+            yield f'nbd+unix:///?socket={socket}'
+        finally:
+            process.kill()
+            process.wait()
+
+
+def processes(*words):
+    """Processes that have a word in their command, by number."""
+    found = {}
+    for each in pathlib.Path('/proc').iterdir():
+        if not each.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            command = (each / 'cmdline').read_bytes().decode(errors='replace')
+            if command and any(str(word) in command for word in words):
+                found[int(each.name)] = command.replace('\0', ' ')
+    found.pop(os.getpid(), None)
+    return found
+
+
+def mounts(directory):
+    """What is mounted below a directory."""
+    lines = pathlib.Path('/proc/self/mounts').read_text().splitlines()
+    return [line for line in lines if str(directory) in line]
+
+
+def openers(directory):
+    """Processes that have something below a directory open."""
+    found = set()
+    for each in pathlib.Path('/proc').glob('[0-9]*/fd/*'):
+        with contextlib.suppress(OSError):
+            if os.readlink(each).startswith(f'{directory}/'):
+                found.add(int(each.parts[2]))
+    return found - {os.getpid()}
