@@ -13,6 +13,7 @@ import threading
 import typing
 
 from oslo_transfer.drivers.iscsi import failures
+from oslo_transfer.drivers.iscsi import libiscsi
 from oslo_transfer.drivers.iscsi import pool as _pool
 from oslo_transfer.drivers.iscsi import scsi
 from oslo_transfer.drivers.iscsi import session as _session
@@ -20,11 +21,10 @@ from oslo_transfer.drivers.iscsi import unit as _unit
 from oslo_transfer.drivers.iscsi import waiting
 from oslo_transfer import exceptions
 
-# One command; targets want to send and get at most this much at once, and
-# several commands at once keep them busy.
-_CHUNK = 256 * 1024
-#: What one call moves at most.
-MOST = 4 * _CHUNK
+# One command: what the kernel's initiator gives most targets, too.
+_CHUNK = 512 * 1024
+#: What one call moves at most: several commands keep a target busy.
+MOST = 2 * _CHUNK
 
 
 class Part(typing.NamedTuple):
@@ -101,9 +101,7 @@ class Blocks:
                 block = bytearray(self.block)
                 bounced.append((target, block, start))
                 target = memoryview(block)
-            commands += self._commands(
-                'reading', part.offset - start, into=target
-            )
+            commands += self.reads(target, part.offset - start)
         self.run([*commands, *more], waiter)
         for target, block, start in bounced:
             target[:] = block[start : start + len(target)]
@@ -126,42 +124,55 @@ class Blocks:
             at = part.offset - offset
             data = view[at : at + part.length]
             if part.whole:
-                self.run(
-                    self._commands('writing', part.offset, data=data), waiter
-                )
+                self.run(self._writes(data, part.offset), waiter)
                 continue
             start = part.offset % self.block
             block = memoryview(bytearray(self.block))
             with self._edges:
                 self.read(block, part.offset - start, waiter)
                 block[start : start + len(data)] = data
-                self.run(
-                    self._commands('writing', part.offset - start, data=block),
-                    waiter,
-                )
+                self.run(self._writes(block, part.offset - start), waiter)
 
-    def _commands(
-        self,
-        what: str,
-        offset: int,
-        *,
-        into: memoryview | None = None,
-        data: memoryview | None = None,
+    def reads(
+        self, view: memoryview, offset: int
     ) -> Iterator[_session.Command]:
-        """What moves whole blocks."""
-        length = len(data if into is None else into)  # type: ignore[arg-type]
-        build = scsi.write_16 if into is None else scsi.read_16
-        for start in range(0, length, self._chunk):
-            run = slice(start, min(start + self._chunk, length))
+        """Commands that read whole blocks into a buffer."""
+        for start, stop, what in self._runs(len(view), offset):
             yield _session.Command(
-                f'{what} {run.stop - start} bytes at byte {offset + start}',
-                build(
+                f'reading {what}',
+                scsi.read_16(
                     (offset + start) // self.block,
-                    (run.stop - start) // self.block,
+                    (stop - start) // self.block,
                 ),
-                into=None if into is None else into[run],
-                data=None if data is None else data[run],
+                into=view[start:stop],
             )
+
+    def pieces(self, view: memoryview) -> list[memoryview]:
+        """What the commands that read a buffer read, one by one."""
+        step = self._chunk
+        return [view[at : at + step] for at in range(0, len(view), step)]
+
+    def _writes(
+        self, view: memoryview, offset: int
+    ) -> Iterator[_session.Command]:
+        """Commands that write whole blocks."""
+        for start, stop, what in self._runs(len(view), offset):
+            yield _session.Command(
+                f'writing {what}',
+                scsi.write_16(
+                    (offset + start) // self.block,
+                    (stop - start) // self.block,
+                ),
+                data=view[start:stop],
+            )
+
+    def _runs(
+        self, length: int, offset: int
+    ) -> Iterator[tuple[int, int, str]]:
+        """What one command each is to move, also in words."""
+        for start in range(0, length, self._chunk):
+            stop = min(start + self._chunk, length)
+            yield start, stop, f'{stop - start} bytes at byte {offset + start}'
 
     def run(
         self,
@@ -177,6 +188,17 @@ class Blocks:
             outcomes = self._pool.run(commands, waiter)
         except failures.SenseError as exc:
             raise exc.translated(self._where) from exc
+        self.check(commands, outcomes)
+
+    def check(
+        self,
+        commands: Iterable[_session.Command],
+        outcomes: Iterable[libiscsi.Outcome],
+    ) -> None:
+        """See that all bytes of some commands have moved.
+
+        :raises ProtocolError: some have not
+        """
         for command, outcome in zip(commands, outcomes):
             buffer = command.data if command.into is None else command.into
             if buffer is not None and outcome.moved != len(buffer):

@@ -236,13 +236,24 @@ class _Pin:
 
     def __init__(self, buffer: typing.Any, writable: bool) -> None:
         self._buffer = _PyBuffer()
+        self._hold(buffer, writable)
+        # C code has the address of this one.
+        self.iovec = _Iovec(self._buffer.buf, self._buffer.len)
+        self.length: int = self._buffer.len
+
+    def _hold(self, buffer: typing.Any, writable: bool) -> None:
         ctypes.pythonapi.PyObject_GetBuffer(
             ctypes.py_object(buffer),
             ctypes.byref(self._buffer),
             ctypes.c_int(_PYBUF_WRITABLE if writable else 0),
         )
-        self.iovec = _Iovec(self._buffer.buf, self._buffer.len)
-        self.length: int = self._buffer.len
+
+    def move(self, buffer: typing.Any) -> None:
+        """Point to another buffer that can be written, as long."""
+        self.release()
+        self._hold(buffer, True)
+        assert self._buffer.len == self.length
+        self.iovec.base = self._buffer.buf
 
     def release(self) -> None:
         ctypes.pythonapi.PyBuffer_Release(ctypes.byref(self._buffer))
@@ -339,8 +350,8 @@ class Handle:
         *,
         into: typing.Any = None,
         data: typing.Any = None,
-    ) -> bool:
-        """Queue a command; tells whether it will be answered.
+    ) -> int:
+        """Queue a command; returns what to call it, or 0 if it cannot be.
 
         :param into: a writable buffer for what is read, or None
         :param data: a buffer with what is written, or None; both are used
@@ -373,9 +384,18 @@ class Handle:
             )
             == 0
         ):
-            return True
+            return token
         self._let_go(self._requests.pop(token))
-        return False
+        return 0
+
+    def redirect(self, token: int, into: typing.Any) -> None:
+        """Have what a command reads go to another buffer of its length.
+
+        Only before :meth:`service` could take in anything of it.
+        """
+        pin = self._requests[token].pin
+        assert pin is not None
+        pin.move(into)
 
     def _called(
         self,

@@ -66,6 +66,7 @@ class Pool:
         self._busy: set[_session.Session] = set()
         self._connecting = 0
         self._turn = 0
+        self._spares = 0
         self._failed: dict[_lun.Path, float] = {}
         self._unit: _unit.Unit | None = None
 
@@ -134,9 +135,37 @@ class Pool:
             self._note(session.path)
             raise
         finally:
-            self._give_back(session)
+            self.give_back(session)
 
-    def _give_back(self, session: _session.Session) -> None:
+    def spare(self, waiter: waiting.Waiter) -> _session.Session | None:
+        """A session for what is not needed yet; None if there is none.
+
+        One is always left for what is. To be given back as a spare one.
+        """
+        with self._changed:
+            if self._spares >= self.most - 1 or (
+                not self._idle
+                and len(self._busy) + self._connecting >= self.most
+            ):
+                return None
+            self._spares += 1
+        try:
+            return self._take(waiter)
+        except BaseException as exc:
+            with self._changed:
+                self._spares -= 1
+            if isinstance(exc, failures.Broken):
+                return None
+            raise
+
+    def give_back_spare(self, session: _session.Session) -> None:
+        """The end of :meth:`spare`."""
+        with self._changed:
+            self._spares -= 1
+        self.give_back(session)
+
+    def give_back(self, session: _session.Session) -> None:
+        """Let others have a session; one that is broken is closed."""
         keep = session.usable
         with self._changed:
             self._busy.discard(session)
@@ -171,7 +200,7 @@ class Pool:
                     continue
             if session.usable and not self.closed.is_set():
                 return session
-            self._give_back(session)
+            self.give_back(session)
 
     def _connect(self, waiter: waiting.Waiter) -> _session.Session | None:
         """A new session; None where those that are there have to do."""
@@ -239,7 +268,10 @@ class Pool:
         self, path: _lun.Path, waiter: waiting.Waiter
     ) -> _session.Session:
         session = _session.Session(
-            login.log_in(path, self._who, waiter), path, self._timeout
+            login.log_in(path, self._who, waiter),
+            path,
+            self._lun.where,
+            self._timeout,
         )
         try:
             found = _unit.examine(session, waiter)

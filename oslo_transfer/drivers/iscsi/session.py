@@ -48,13 +48,15 @@ class Session:
 
     :param link: logged in; owned from now on
     :param path: where that is
+    :param where: the redacted endpoint, for messages
     :param timeout: seconds to wait for the answer to a command
     """
 
     def __init__(
-        self, link: _link.Link, path: _lun.Path, timeout: float
+        self, link: _link.Link, path: _lun.Path, where: str, timeout: float
     ) -> None:
         self.path = path
+        self._where = f'{where}: portal {path.portal}'
         self._link = link
         self._timeout = timeout
         self._broken = False
@@ -76,12 +78,40 @@ class Session:
         :raises Broken: the session is gone, whatever is done
         :raises Stalled: it is too slow by the context's rule
         """
-        batch = _Batch(commands)
+        return self.finish(self.start(commands), waiter)
+
+    def start(self, commands: Sequence[Command]) -> Batch:
+        """Give commands at once, and do not wait.
+
+        No answer is taken in, and so no buffer touched, before
+        :meth:`finish`.
+
+        :raises Broken: the session is gone
+        """
+        batch = Batch(commands)
+        self._submit(batch)
+        return batch
+
+    def redirect(self, batch: Batch, buffers: Sequence[memoryview]) -> None:
+        """Have what is read go to other buffers, of the same lengths."""
+        for index, buffer in enumerate(buffers):
+            self._link.handle.redirect(batch.tokens[index], buffer)
+            batch.commands[index] = batch.commands[index]._replace(into=buffer)
+
+    def finish(
+        self, batch: Batch, waiter: waiting.Waiter
+    ) -> list[libiscsi.Outcome]:
+        """Wait for the answers; the second half of :meth:`run`."""
         attentions = 0
         busy_since = None
-        while batch.todo:
-            self._run_once(batch, waiter)
+        while True:
+            self._await(batch, waiter)
             attention, busy = self._judge(batch, waiter)
+            if not batch.todo:
+                return [
+                    batch.outcomes[index]
+                    for index in range(len(batch.commands))
+                ]
             attentions += attention
             if attentions > _MAX_ATTENTIONS:
                 raise exceptions.ProtocolError(
@@ -97,7 +127,7 @@ class Session:
                         f'{self._timeout:g} seconds'
                     )
                 waiter.ctx.sleep(_BUSY_DELAY)
-        return [batch.outcomes[index] for index in range(len(commands))]
+            self._submit(batch)
 
     def ask(
         self, what: str, cdb: bytes, length: int, waiter: waiting.Waiter
@@ -108,7 +138,7 @@ class Session:
         return bytes(buffer[: outcome.moved])
 
     def _judge(
-        self, batch: _Batch, waiter: waiting.Waiter
+        self, batch: Batch, waiter: waiting.Waiter
     ) -> tuple[bool, bool]:
         """Note what has to be done again.
 
@@ -130,7 +160,7 @@ class Session:
                 )
             elif status != libiscsi.CHECK_CONDITION:
                 self._broken = True
-                raise self._gone(what, waiter)
+                raise self._gone(what)
             elif outcome.key in (scsi.NO_SENSE, scsi.RECOVERED):
                 continue
             elif outcome.key == scsi.UNIT_ATTENTION and outcome.code not in (
@@ -146,28 +176,33 @@ class Session:
         batch.todo = again
         return attention, busy
 
-    def _run_once(self, batch: _Batch, waiter: waiting.Waiter) -> None:
+    def _submit(self, batch: Batch) -> None:
         handle = self._link.handle
+        for index in batch.todo:
+            command = batch.commands[index]
+            token = handle.submit(
+                self.path.lun,
+                command.cdb,
+                batch.receiver(index),
+                into=command.into,
+                data=command.data,
+            )
+            if not token:
+                self.close()
+                raise self._gone(command.what)
+            batch.tokens[index] = token
+        handle.service(libiscsi.POLLOUT)
+
+    def _await(self, batch: Batch, waiter: waiting.Waiter) -> None:
         whole = False
         try:
-            for index in batch.todo:
-                command = batch.commands[index]
-                if not handle.submit(
-                    self.path.lun,
-                    command.cdb,
-                    batch.receiver(index),
-                    into=command.into,
-                    data=command.data,
-                ):
-                    raise self._gone(command.what, waiter)
-            handle.service(libiscsi.POLLOUT)
-            self._await(batch, waiter)
+            self._collect(batch, waiter)
             whole = True
         finally:
             if not whole:
                 self.close()
 
-    def _await(self, batch: _Batch, waiter: waiting.Waiter) -> None:
+    def _collect(self, batch: Batch, waiter: waiting.Waiter) -> None:
         last = time.monotonic()
         end = last + self._timeout
         alive = True
@@ -179,26 +214,23 @@ class Session:
             waiter.count(now - last, moved if moves else None)
             last = now
             if batch.lost is not None:
-                raise self._gone(batch.commands[batch.lost].what, waiter)
+                raise self._gone(batch.commands[batch.lost].what)
             if not batch.waiting:
                 return
             what = batch.commands[min(batch.waiting)].what
             if not alive:
-                raise self._gone(what, waiter)
+                raise self._gone(what)
             if len(batch.waiting) < due:
                 end = now + self._timeout
             if now >= end:
                 raise failures.Broken(
-                    f'{waiter.where}: portal {self.path.portal}: {what}: no '
-                    f'answer within {self._timeout:g} seconds'
+                    f'{self._where}: {what}: no answer within '
+                    f'{self._timeout:g} seconds'
                 )
             alive = self._link.turn(min(_context.TICK, end - now))
 
-    def _gone(self, what: str, waiter: waiting.Waiter) -> failures.Broken:
-        return failures.Broken(
-            f'{waiter.where}: portal {self.path.portal}: {what}: the '
-            f'connection broke'
-        )
+    def _gone(self, what: str) -> failures.Broken:
+        return failures.Broken(f'{self._where}: {what}: the connection broke')
 
     def interrupt(self) -> None:
         """Break the connection under another thread."""
@@ -213,14 +245,19 @@ class Session:
         self._link.close()
 
 
-class _Batch:
-    """Commands that are given at once, and what came of them."""
+class Batch:
+    """Commands that are given at once, and what came of them.
+
+    :param commands: all of them
+    """
 
     def __init__(self, commands: Sequence[Command]) -> None:
-        self.commands = commands
+        self.commands = list(commands)
         self.outcomes: dict[int, libiscsi.Outcome] = {}
+        #: What the handle knows each by.
+        self.tokens: dict[int, int] = {}
         #: Those to give next.
-        self.todo = list(range(len(commands)))
+        self.todo = list(range(len(self.commands)))
         #: Those without an answer.
         self.waiting: set[int] = set()
         #: One that the connection has taken along.

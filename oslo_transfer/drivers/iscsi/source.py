@@ -9,6 +9,7 @@ import time
 import typing
 
 from oslo_transfer.drivers import base
+from oslo_transfer.drivers.iscsi import ahead as _ahead
 from oslo_transfer.drivers.iscsi import blocks as _blocks
 from oslo_transfer.drivers.iscsi import failures
 from oslo_transfer.drivers.iscsi import holes
@@ -26,6 +27,8 @@ if typing.TYPE_CHECKING:
 _FIRST = 64 * 1024
 _QUICK = 0.2
 _SLOW = 2.0
+# Seconds for a read to notice that its stream was closed.
+_PATIENCE = 0.5
 
 
 class ISCSISource(base.Source):
@@ -79,7 +82,10 @@ class ISCSISource(base.Source):
         closed = threading.Event()
         waiter = self._pool.waiter(closed)
         self.check_size(waiter)
-        return ISCSIStream(self, self._blocks, waiter, closed, offset, end)
+        ahead = _ahead.Ahead(self._pool, self._blocks)
+        return ISCSIStream(
+            self, self._blocks, ahead, waiter, closed, offset, end
+        )
 
     def check_size(self, waiter: waiting.Waiter) -> None:
         """See that the LUN is as large as when it was opened.
@@ -122,6 +128,7 @@ class ISCSIStream(base.Stream):
         self,
         source: ISCSISource,
         blocks: _blocks.Blocks,
+        ahead: _ahead.Ahead,
         waiter: waiting.Waiter,
         closing: threading.Event,
         offset: int,
@@ -130,11 +137,16 @@ class ISCSIStream(base.Stream):
         super().__init__()
         self._source = source
         self._blocks = blocks
+        self._ahead = ahead
+        # Closing waits for a read that it has woken up.
+        self._reading = threading.Lock()
         self._waiter = waiter
         self._closing = closing
         self._position = offset
         self._end = end
         self._step = _FIRST
+        # The largest buffer so far.
+        self._widest = 0
 
     @property
     def waited(self) -> float:  # type: ignore[override]
@@ -143,22 +155,44 @@ class ISCSIStream(base.Stream):
 
     def readinto(self, buffer: typing.Any) -> int:
         """Read straight into the buffer."""
-        self._waiter.check()
         view = memoryview(buffer).cast('B')
+        with self._reading:
+            self._waiter.check()
+            if self._position == self._end:
+                self._source.check_size(self._waiter)
+                return 0
+            if not view:
+                return 0
+            count = self._ahead.take(view, self._position, self._waiter)
+            if not count:
+                count = self._read(view)
+            self._position += count
+            # What is left of this buffer, or the next one.
+            self._widest = max(self._widest, len(view))
+            self._ask_ahead(len(view) - count or self._widest)
+        return count
+
+    def _read(self, view: memoryview) -> int:
         left = self._end - self._position
         count = min(len(view), left, self._step)
         # Where there is more to come, it goes on with a whole block.
-        if count < left and count > self._blocks.block:
+        if self._blocks.block < count < left:
             count -= (self._position + count) % self._blocks.block
-        if not count:
-            if not left:
-                self._source.check_size(self._waiter)
-            return 0
         started = time.monotonic()
         self._blocks.read(view[:count], self._position, self._waiter)
         self._pace(time.monotonic() - started)
-        self._position += count
         return count
+
+    def _ask_ahead(self, count: int) -> None:
+        """Have the target go on where it is read fast and in order."""
+        left = self._end - self._position
+        count = min(count, left, _blocks.MOST)
+        if (
+            count >= _FIRST
+            and count <= self._step
+            and not (self._position | count) % self._blocks.block
+        ):
+            self._ahead.ask(self._position, count, self._waiter)
 
     def _pace(self, seconds: float) -> None:
         if seconds < _QUICK:
@@ -169,4 +203,7 @@ class ISCSIStream(base.Stream):
     def close(self) -> None:
         """End a read of another thread."""
         self._closing.set()
+        if self._reading.acquire(timeout=_PATIENCE):
+            self._ahead.drop()
+            self._reading.release()
         super().close()

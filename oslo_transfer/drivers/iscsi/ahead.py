@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has the target read on while the caller is busy with what it has got.
+
+The next blocks are asked for over a session that nobody takes anything in
+from before the caller comes with a buffer for them; until then they wait in
+the socket. So they need no buffer here, and no copy.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from oslo_transfer.drivers.iscsi import blocks as _blocks
+from oslo_transfer.drivers.iscsi import failures
+from oslo_transfer.drivers.iscsi import pool as _pool
+from oslo_transfer.drivers.iscsi import session as _session
+from oslo_transfer.drivers.iscsi import waiting
+
+# What is asked for is as long as this, and nothing is ever written to it.
+_NOWHERE = memoryview(bytearray(_blocks.MOST))
+
+
+class _Asked(typing.NamedTuple):
+    """What is on its way."""
+
+    session: _session.Session
+    batch: _session.Batch
+    offset: int
+    length: int
+
+
+class Ahead:
+    """Reads ahead for one stream, a run of whole blocks at a time.
+
+    :param pool: sessions with the unit
+    :param blocks: its blocks
+    """
+
+    def __init__(self, pool: _pool.Pool, blocks: _blocks.Blocks) -> None:
+        self._pool = pool
+        self._blocks = blocks
+        self._asked: _Asked | None = None
+
+    def ask(self, offset: int, length: int, waiter: waiting.Waiter) -> None:
+        """Ask for whole blocks, if there is a session to spare."""
+        if self._asked is not None:
+            return
+        session = self._pool.spare(waiter)
+        if session is None:
+            return
+        try:
+            batch = session.start(
+                [*self._blocks.reads(_NOWHERE[:length], offset)]
+            )
+        except failures.Broken:
+            self._pool.give_back_spare(session)
+            return
+        except BaseException:
+            session.close()
+            self._pool.give_back_spare(session)
+            raise
+        self._asked = _Asked(session, batch, offset, length)
+
+    def take(
+        self, view: memoryview, offset: int, waiter: waiting.Waiter
+    ) -> int:
+        """Fill the start of a buffer with what was asked for.
+
+        :returns: bytes; 0 where other ones were asked for, or they got lost
+        """
+        asked = self._asked
+        if asked is None or offset != asked.offset:
+            self.drop()
+            return 0
+        self._asked = None
+        # A smaller buffer than the last one gets its part.
+        into = (
+            view
+            if len(view) >= asked.length
+            else memoryview(bytearray(asked.length))
+        )[: asked.length]
+        try:
+            asked.session.redirect(asked.batch, self._blocks.pieces(into))
+            outcomes = asked.session.finish(asked.batch, waiter)
+        except (failures.Broken, failures.SenseError):
+            # Reading it again by the usual way tells what it is.
+            return 0
+        finally:
+            self._pool.give_back_spare(asked.session)
+        self._blocks.check(asked.batch.commands, outcomes)
+        count = min(len(view), asked.length)
+        if into.obj is not view.obj:
+            view[:count] = into[:count]
+        return count
+
+    def drop(self) -> None:
+        """Forget what was asked for, and the session with it."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.session.close()
+            self._pool.give_back_spare(asked.session)
