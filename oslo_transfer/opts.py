@@ -362,7 +362,6 @@ _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     ('oslo_transfer_ftp', ftp_opts.OPTIONS),
     ('oslo_transfer_http', http_opts.OPTIONS),
     (iscsi_opts.GROUP, iscsi_opts.OPTIONS),
-    (nbd_opts.GROUP, nbd_opts.OPTIONS),
     ('oslo_transfer_nbd', nbd_opts.OPTIONS),
     (service_opts.SEED_GROUP, service_opts.SEED_OPTIONS),
     (service_opts.SERVICE_GROUP, service_opts.SERVICE_OPTIONS),
