@@ -80,12 +80,12 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     ),
     cfg.IntOpt(
         'path_timeout',
+        default=120,
         min=1,
         max=3600,
         help='Seconds that a session which the engine os_brick has opened '
         'may be interrupted before reads and writes on it fail '
         '(node.session.timeo.replacement_timeout). Where there is another '
-        'path multipathd decides. Unset means what iscsid.conf says, '
-        'usually 120.',
+        'path multipathd decides.',
     ),
 )
