@@ -136,6 +136,20 @@ class _Channel(sockets.WatchedSocket):
         name = self._endpoint.host or 'localhost'
         self.handshake(secured, name, strict=True)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the peer has hung up, as far as can be seen."""
+        if not self._gathers:
+            return self._look() == b''
+        try:
+            return not self._sock.recv(
+                1, socket.MSG_PEEK | socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def farewell(self) -> None:
         """Say goodbye, if the socket takes it at once."""
         with contextlib.suppress(OSError, ValueError):
@@ -189,7 +203,15 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be answered."""
+        """Whether requests can be answered, as far as can be seen."""
+        if self._broken is None and self._lock.acquire(blocking=False):
+            try:
+                if not self._replies.pending and self._channel.ended:
+                    self._broken = exceptions.Unavailable(
+                        f'{self.where}: the server has ended the connection'
+                    )
+            finally:
+                self._lock.release()
         return self._broken is None
 
     @contextlib.contextmanager

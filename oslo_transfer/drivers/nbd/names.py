@@ -39,15 +39,17 @@ def name_of(endpoint: _endpoint.Endpoint) -> Name:
     :raises InvalidEndpoint: it names nothing, or has parts that nobody
         would look at
     """
+    if endpoint.carrier not in (None, 'unix') or endpoint.fragment:
+        raise exceptions.InvalidEndpoint(
+            f'NBD is reached as {endpoint.scheme}://HOST/EXPORT '
+            f'or {endpoint.scheme}+unix:///EXPORT?socket=PATH'
+        )
+    # Before anything is said that has the query in it.
+    path = _socket(endpoint)
     if endpoint.username is not None:
         raise exceptions.InvalidEndpoint(
             f'{endpoint}: NBD knows no login; a client is told by its '
             f'certificate, see [oslo_transfer_nbd] cert_file'
-        )
-    if endpoint.carrier not in (None, 'unix') or endpoint.fragment:
-        raise exceptions.InvalidEndpoint(
-            f'{endpoint}: NBD is reached as {endpoint.scheme}://HOST/EXPORT '
-            f'or {endpoint.scheme}+unix:///EXPORT?socket=PATH'
         )
     export = urllib.parse.unquote_to_bytes(endpoint.path[1:])
     if len(export) > _MOST_NAME or b'\0' in export:
@@ -55,7 +57,7 @@ def name_of(endpoint: _endpoint.Endpoint) -> Name:
             f'an NBD URL has an export name of {len(export)} bytes; it may '
             f'have {_MOST_NAME}, and no NUL in it'
         )
-    return Name(export, _socket(endpoint), endpoint.scheme == 'nbds')
+    return Name(export, path, endpoint.scheme == 'nbds')
 
 
 def _socket(endpoint: _endpoint.Endpoint) -> str | None:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real NBD servers: nbdkit and qemu-nbd, on TCP or a unix socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import typing
+
+from tests.servers import child
+
+
+class _Server(child.Child):
+    """What both have in common.
+
+    :param unix: listen on a unix socket instead of TCP
+    """
+
+    signal = signal.SIGKILL
+
+    def __init__(self, unix: bool = False) -> None:
+        super().__init__()
+        self.unix = unix
+
+    def __enter__(self) -> typing.Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    @property
+    def socket(self) -> pathlib.Path:
+        """The unix socket."""
+        return self.directory / 'socket'
+
+    def url(self, export: str = '', scheme: str = 'nbd') -> str:
+        """Return the URL of an export."""
+        if self.unix:
+            return f'{scheme}+unix:///{export}?socket={self.socket}'
+        host = 'localhost' if scheme == 'nbds' else self.host
+        return f'{scheme}://{host}:{self.port}/{export}'
+
+    def ready(self) -> bool:
+        """Return whether it answers."""
+        return True
+
+    def _connects(self) -> bool:
+        if not self.unix:
+            # By the log of the kernel: a connection would be a client,
+            # and some servers end with their first one.
+            return self._listens()
+        return self.socket.exists()
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((self.host, self.port))
+            except OSError:
+                return True
+        return False
+
+
+class Nbdkit(_Server):
+    """nbdkit with a plugin and filters.
+
+    :param arguments: the plugin and its parameters
+    :param filters: their names
+    :param options: further options of nbdkit itself
+    """
+
+    program = 'nbdkit'
+
+    def __init__(
+        self,
+        *arguments: str | os.PathLike[str],
+        filters: Iterable[str] = (),
+        options: Iterable[str] = (),
+        unix: bool = False,
+    ) -> None:
+        super().__init__(unix)
+        self.arguments = [os.fspath(each) for each in arguments]
+        self.filters = [f'--filter={name}' for name in filters]
+        self.options = list(options)
+
+    def command(self) -> list[str]:
+        """Return the command."""
+        where = (
+            ['-U', str(self.socket)]
+            if self.unix
+            else ['-i', self.host, '-p', str(self.port)]
+        )
+        program = self.found()
+        assert program is not None
+        return [
+            program,
+            '--foreground',
+            '--exit-with-parent',
+            *where,
+            *self.options,
+            *self.filters,
+            *self.arguments,
+        ]
+
+
+class QemuNbd(_Server):
+    """qemu-nbd with one image, for any number of clients.
+
+    :param image: the image
+    :param kind: its format
+    :param options: further ones
+    """
+
+    program = 'qemu-nbd'
+
+    def __init__(
+        self,
+        image: str | os.PathLike[str],
+        kind: str = 'raw',
+        *,
+        options: Iterable[str] = ('--persistent', '--shared=0'),
+        unix: bool = False,
+    ) -> None:
+        super().__init__(unix)
+        self.image = os.fspath(image)
+        self.kind = kind
+        self.options = list(options)
+
+    def command(self) -> list[str]:
+        """Return the command."""
+        where = (
+            ['--socket', str(self.socket)]
+            if self.unix
+            else ['--bind', self.host, '--port', str(self.port)]
+        )
+        program = self.found()
+        assert program is not None
+        return [
+            program,
+            *('--format', self.kind),
+            *where,
+            *self.options,
+            self.image,
+        ]
+
+    @staticmethod
+    def make(path: pathlib.Path, kind: str, size: int) -> pathlib.Path:
+        """Make an empty image."""
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        subprocess.run(
+            ['qemu-img', 'create', '-q', '-f', kind, path, str(size)],
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return path
