@@ -21,7 +21,8 @@ class PortTaken(Exception):
 
 def free_port(host: str = '127.0.0.1') -> int:
     """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    with socket.socket(family) as sock:
         sock.bind((host, 0))
         port: int = sock.getsockname()[1]
         return port

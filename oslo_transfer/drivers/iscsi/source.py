@@ -35,8 +35,7 @@ class ISCSISource(base.Source):
     """A LUN that is logged in to.
 
     What a LUN holds can change at any time and leaves no trace, so there
-    is nothing to tell versions apart by: its validator is weak, and says
-    no more than which LUN it is.
+    is nothing to tell versions apart by, but its size.
 
     :param lun: what to log in to
     :param ctx: the limits
@@ -55,10 +54,7 @@ class ISCSISource(base.Source):
         self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
         if unit.status:
             self.capabilities |= base.Capability.EXTENTS
-        # An empty disk is one whose size is not known.
         self.size = unit.capacity.size
-        names = ','.join((unit.disk.serial, *sorted(unit.disk.names)))
-        self.validator = base.Validator(f'{names}/{self.size}', strong=False)
         self.geometry = base.Geometry(
             align=unit.capacity.block_size,
             preferred=_blocks.MOST,
@@ -145,6 +141,8 @@ class ISCSIStream(base.Stream):
         self._position = offset
         self._end = end
         self._step = _FIRST
+        self._kept = memoryview(b'')
+        self._kept_from = 0
         # The largest buffer so far.
         self._widest = 0
 
@@ -163,6 +161,10 @@ class ISCSIStream(base.Stream):
                 return 0
             if not view:
                 return 0
+            if len(view) < min(_FIRST, self._end - self._position):
+                count = self._read_small(view)
+                self._position += count
+                return count
             count = self._ahead.take(view, self._position, self._waiter)
             if not count:
                 count = self._read(view)
@@ -170,6 +172,19 @@ class ISCSIStream(base.Stream):
             # What is left of this buffer, or the next one.
             self._widest = max(self._widest, len(view))
             self._ask_ahead(len(view) - count or self._widest)
+        return count
+
+    def _read_small(self, view: memoryview) -> int:
+        """Serve small buffers from a larger one."""
+        at = self._position - self._kept_from
+        if not 0 <= at < len(self._kept):
+            kept = memoryview(
+                bytearray(min(_FIRST, self._end - self._position))
+            )
+            self._blocks.read(kept, self._position, self._waiter)
+            self._kept, self._kept_from, at = kept, self._position, 0
+        count = min(len(view), len(self._kept) - at)
+        view[:count] = self._kept[at : at + count]
         return count
 
     def _read(self, view: memoryview) -> int:
