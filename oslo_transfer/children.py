@@ -56,12 +56,17 @@ def start(
     :raises Unavailable: it cannot be started just now
     """
     # preexec_fn= would run Python between fork and exec, which can hang
-    # in a process with threads.
-    setpriv = find('setpriv', 'util-linux')
-    name = death.name.removeprefix('SIG')
+    # in a process with threads. The shell sees whether we died before the
+    # kernel knew that it matters.
+    guard = [
+        *(find('setpriv', 'util-linux'), '--pdeathsig'),
+        *(death.name.removeprefix('SIG'), '--'),
+        *('/bin/sh', '-c', '[ "$PPID" = "$0" ] && exec "$@"'),
+        str(os.getpid()),
+    ]
     try:
         return subprocess.Popen(  # noqa: S603 (no shell, no words of others)
-            [setpriv, '--pdeathsig', name, '--', *command],
+            [*guard, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

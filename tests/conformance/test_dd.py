@@ -38,7 +38,7 @@ class TestFile(
 ):
     """Files."""
 
-    driver_class = FileDriver
+    driver_class = FileDriver  # type: ignore[assignment]
 
     def test_filling_does_not_trust(self):
         """What is held is compared with the source where it ends."""

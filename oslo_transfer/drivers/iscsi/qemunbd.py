@@ -22,6 +22,7 @@ from oslo_transfer.drivers.iscsi import opts
 from oslo_transfer.drivers.nbd import handshake
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
+from oslo_transfer import unixdiag
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -32,8 +33,6 @@ _PID_FILE = 'pid'
 _PAUSE = 0.01
 # Bytes of a socket's name with the zero at its end; unix(7).
 _MAX_NAME = 108
-# In /proc/net/unix: the kernel's SS_CONNECTED.
-_CONNECTED = '03'
 # The part of a message behind the image options, which have a user name.
 _REASON = re.compile(
     r'(?:iSCSI: (?:Failed to connect to LUN : )?|(?=Unknown driver))(.*)',
@@ -225,11 +224,7 @@ def uri(directory: str) -> str:
 
 def clients(directory: str) -> int:
     """How many connections there are to the socket in a directory."""
-    path = os.path.join(directory, SOCKET)
-    with open('/proc/net/unix', errors='surrogateescape') as file:
-        # Num RefCount Protocol Flags Type St Inode Path; see proc(5).
-        rows = (line.rstrip('\n').split(maxsplit=7) for line in file)
-        return sum(row[7:] == [path] and row[5] == _CONNECTED for row in rows)
+    return unixdiag.connections(os.path.join(directory, SOCKET))
 
 
 def process(directory: str) -> int | None:

@@ -1,0 +1,516 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LUNs of a real target, attached without the initiator of the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+import oslo_transfer
+from oslo_transfer import credentials
+from oslo_transfer.drivers import base
+from oslo_transfer.drivers import dd
+from oslo_transfer.drivers.iscsi import lun as _lun
+from oslo_transfer.drivers.iscsi import qemunbd
+from oslo_transfer.drivers.iscsi import userspace
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import exceptions
+from oslo_transfer.service import attach
+from oslo_transfer.service import client
+from oslo_transfer.service import daemon
+from oslo_transfer.testing import harness
+from tests.functional import forkserver
+from tests.servers import dd_lab
+
+_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
+_CHOSEN = (
+    all(shutil.which(each) for each in ('tgtd', 'qemu-nbd', 'nbdfuse'))
+    and os.geteuid() == 0
+    if _GROUPS is None
+    else 'iscsi' in _GROUPS.split()
+)
+
+pytestmark = [
+    pytest.mark.functional,
+    pytest.mark.skipif(not _CHOSEN, reason='the group "iscsi" is left out'),
+    pytest.mark.usefixtures('nothing_left'),
+]
+
+MIB = 1 << 20
+SIZE = 6 * MIB
+DATA = harness.pattern(SIZE, 'lun')
+USER, PASSWORD = 'joe', 'se,cret=12345 x'
+SHA256 = {
+    'hash_algo': 'sha256',
+    'hash_value': hashlib.sha256(DATA).hexdigest(),
+}
+
+
+@pytest.fixture(scope='module')
+def tgt():
+    with dd_lab.Tgt() as running:
+        yield running
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / 'disk'
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def state():
+    with dd_lab.short_directory() as directory:
+        yield directory
+        assert dd_lab.mounts(directory) == []
+        assert dd_lab.processes(directory) == {}
+        for name in ('qemu-nbd', 'nbdfuse', 'attachments', 'exports'):
+            left = [
+                path.name
+                for path in (directory / name).glob('*')
+                if path.suffix != '.lock' and path.name != 'lock'
+            ]
+            assert left == []
+
+
+@pytest.fixture
+def iscsi_conf(conf, state):
+    conf.set_override('state_path', str(state), group='oslo_transfer')
+    conf.set_override(
+        *('control_socket', str(state / 'control.sock')),
+        group='oslo_transfer_service',
+    )
+    conf.set_override('engine', 'libiscsi', group='oslo_transfer_iscsi')
+    return conf
+
+
+@pytest.fixture
+def ctx(iscsi_conf):
+    return dd_lab.context(iscsi_conf)
+
+
+class Login(credentials.Credentials):
+    """The secrets of a location."""
+
+    def __init__(self, user, password):
+        self._login = user, password
+
+    def login(self):
+        return self._login
+
+
+def make(url, ctx):
+    lun = _lun.from_endpoint(_endpoint.parse(url), ctx)
+    return userspace.attach(lun, ctx, lambda _details: None)
+
+
+@pytest.fixture
+def attached(ctx):
+    """A function that attaches; it is detached in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def attach_it(url, **changes):
+            made = make(url, ctx.replace(**changes))
+            stack.callback(userspace.detach, made, ctx, False)
+            return made
+
+        yield attach_it
+
+
+def read(attachment):
+    """All of it, by a client that others wrote."""
+    with dd_lab.short_directory() as directory:
+        subprocess.run(
+            ['nbdcopy', attachment.path, directory / 'copy'],
+            check=True,
+            timeout=30,
+        )
+        return (directory / 'copy').read_bytes()
+
+
+def test_attach(tgt, image, attached, state):
+    name = tgt.export(image)
+    made = attached(f'iscsi://{tgt.portal}/{name}/1')
+    assert (made.form, made.size, made.read_only) == ('nbd', SIZE, True)
+    assert read(made) == DATA
+    # Nobody else on the host reads another tenant's volume.
+    (directory,) = (state / 'qemu-nbd').iterdir()
+    assert directory.stat().st_mode & 0o077 == 0
+    json.dumps(made.details)
+
+
+def test_secrets_are_not_shown(tgt, image, attached):
+    name = tgt.export(image, chap=(USER, PASSWORD))
+    url = f'iscsi://{tgt.portal}/{name}/1'
+    made = attached(url, credentials=Login(USER, PASSWORD))
+    assert read(made) == DATA
+    assert PASSWORD not in repr(made) + json.dumps(made.details)
+    (command,) = dd_lab.processes('qemu-nbd --', 'nbd.sock').values()
+    assert 'secret,id=chap' in command
+    for text in ('se,cret', 'se,,cret', '12345'):
+        assert text not in command
+    for wrong in (None, Login(USER, 'x' * 12), Login('jim', PASSWORD)):
+        with pytest.raises(exceptions.AccessDenied) as caught:
+            attached(url, credentials=wrong)
+        assert 'jim' not in str(caught.value)
+
+
+def test_what_is_not_there(tgt, image, attached):
+    name = tgt.export(image)
+    for path in (f'{name}/7', 'iqn.2026-01.org.example:none/1'):
+        with pytest.raises(exceptions.NotFound):
+            attached(f'iscsi://{tgt.portal}/{path}')
+    with pytest.raises(exceptions.AttachError, match='no disk'):
+        attached(f'iscsi://{tgt.portal}/{name}/0')
+
+
+def test_portals_are_tried_in_order(tgt, image, attached):
+    name = tgt.export(image)
+    dead = '127.0.0.1:1'
+    made = attached(f'iscsi://{dead},{tgt.portal}/{name}/1')
+    assert read(made) == DATA
+    with pytest.raises(exceptions.Unavailable) as caught:
+        attached(f'iscsi://{dead},127.0.0.1:2/{name}/1')
+    assert '127.0.0.1:1' in str(caught.value)
+    assert '127.0.0.1:2' in str(caught.value)
+    assert caught.value.retryable
+
+
+def test_a_portal_that_says_nothing(tgt, image, attached):
+    """Each has its time; then it is the next one's turn."""
+    name = tgt.export(image)
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        port = silent.getsockname()[1]
+        began = time.monotonic()
+        made = attached(
+            f'iscsi://127.0.0.1:{port},{tgt.portal}/{name}/1',
+            connect_timeout=0.5,
+        )
+        assert time.monotonic() - began < 3
+        assert read(made) == DATA
+        cancel = threading.Event()
+        timer = threading.Timer(0.2, cancel.set)
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(exceptions.TransferCancelled):
+            attached(f'iscsi://127.0.0.1:{port}/{name}/1', cancel=cancel)
+        assert time.monotonic() - began < 1.2
+        timer.join()
+
+
+def info(**changes):
+    return {'driver_volume_type': 'iscsi', 'data': changes}
+
+
+def test_another_size_than_asked(tgt, image, attached):
+    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    attached(url, connection_info=info(scsi_size=SIZE))
+    with pytest.raises(exceptions.SizeMismatch):
+        attached(url, connection_info=info(scsi_size=SIZE + 512))
+
+
+def test_writing(tgt, image, attached):
+    """Only where it is asked for, and allowed."""
+    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    write = ['nbdcopy', '/dev/stdin']
+    new = harness.pattern(SIZE, 'new')
+    for writing in (False, True):
+        made = attached(url, writing=writing)
+        assert made.read_only is not writing
+        done = subprocess.run(
+            [*write, made.path], input=new, check=False, capture_output=True
+        )
+        assert (done.returncode == 0) is writing
+    assert image.read_bytes() == new
+    with pytest.raises(exceptions.AccessDenied):
+        attached(url, writing=True, connection_info=info(access_mode='ro'))
+
+
+def test_a_path_that_is_too_long(tgt, image, ctx, iscsi_conf, tmp_path):
+    iscsi_conf.set_override(
+        *('state_path', str(tmp_path / ('x' * 90))), group='oslo_transfer'
+    )
+    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    with pytest.raises(exceptions.AttachError, match='state_path'):
+        make(url, ctx)
+
+
+@pytest.mark.parametrize('force', [False, True])
+def test_what_is_in_use_stays(force, tgt, image, attached, ctx):
+    made = attached(f'iscsi://{tgt.portal}/{tgt.export(image)}/1')
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(made.path.partition('=')[2])
+        reader.recv(18)
+        with pytest.raises(exceptions.DetachError) as caught:
+            userspace.detach(made, ctx, force)
+        assert caught.value.leftovers
+    userspace.detach(made, ctx, force)
+    userspace.detach(made, ctx, force)
+    with pytest.raises(subprocess.CalledProcessError):
+        read(made)
+
+
+# Other processes
+
+
+def attach_and_wait(url, state, report):
+    """The job of a child."""
+    conf = forkserver.make_conf({'state_path': str(state)})
+    made = make(url, dd_lab.context(conf))
+    pathlib.Path(report + '.new').write_text(
+        json.dumps({'path': made.path, 'details': dict(made.details)})
+    )
+    os.rename(report + '.new', report)
+    threading.Event().wait()
+
+
+def reported(path):
+    assert harness.wait_for(path.exists, 10)
+    fields = json.loads(path.read_text())
+    return base.Attachment(
+        **fields, id='', driver='iscsi', source='', form='nbd', size=None
+    )
+
+
+@pytest.mark.parametrize('killed', [False, True])
+def test_detached_by_another_process(
+    killed, tgt, image, state, children, tmp_path, ctx
+):
+    """Whether or not the one that made it still lives."""
+    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    child = children.start(attach_and_wait, url, state, str(tmp_path / 'made'))
+    made = reported(tmp_path / 'made')
+    assert read(made) == DATA
+    if killed:
+        child.kill()
+        assert harness.wait_for(lambda: not dd_lab.processes(state), 5)
+    userspace.detach(made, ctx, False)
+    assert not dd_lab.processes(state)
+
+
+@pytest.mark.parametrize('seconds', [0.0, 0.01, 0.03, 0.06])
+def test_killed_while_attaching(
+    seconds, tgt, image, state, children, tmp_path, ctx
+):
+    """What is recorded before is enough to take it away."""
+    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    child = children.start(attach_and_wait, url, state, str(tmp_path / 'made'))
+    parent = state / 'qemu-nbd'
+    harness.wait_for(lambda: any(parent.glob('*')), 5)
+    child.wait(seconds)
+    child.kill()
+    assert child.wait(5)
+    assert harness.wait_for(lambda: not dd_lab.processes(state), 5)
+    for directory in parent.iterdir():
+        made = dd_lab.attachment(
+            '', form='', details={'directory': str(directory)}
+        )
+        userspace.detach(made, ctx, False)
+
+
+# Copies
+
+
+@pytest.fixture
+def copy(iscsi_conf):
+    def run(src, dst, **options):
+        return oslo_transfer.copy(
+            src, dst, conf=iscsi_conf, strategy='dd', **options
+        )
+
+    return run
+
+
+def test_a_copy_by_dd(tgt, image, copy, tmp_path):
+    """A target, qemu-nbd, nbdfuse, dd: and nothing of it is left."""
+    name = tgt.export(image, chap=(USER, PASSWORD))
+    location = oslo_transfer.Location(
+        f'iscsi://{tgt.portal}/{name}/1', credentials=Login(USER, PASSWORD)
+    )
+    dst = tmp_path / 'copy'
+    result = copy(location, dst, **SHA256)
+    assert dst.read_bytes() == DATA
+    assert (result.verified, result.driver) == (True, 'iscsi')
+    assert result.bytes_written == SIZE
+
+
+def test_a_target_that_dies_in_the_middle(image, copy, tmp_path):
+    """It is an error in bounded time, and the next copy goes on."""
+    dst = tmp_path / 'there' / 'copy'
+    dst.parent.mkdir()
+    with dd_lab.Tgt() as target:
+        url = f'iscsi://{target.portal}/{target.export(image)}/1'
+        began = []
+
+        def progress(_count, total):
+            if total > 2 * MIB and not began:
+                began.append(time.monotonic())
+                target.kill()
+
+        with pytest.raises(exceptions.TransferError):
+            copy(url, dst, progress=progress, rate_limit=4 * MIB, **SHA256)
+        assert time.monotonic() - began[0] < 10
+        assert not dst.exists()
+        target.names = iter([1])
+        target.start()
+        target.export(image)
+        result = copy(url, dst, **SHA256)
+    assert dst.read_bytes() == DATA
+    assert result.bytes_by_origin['resumed'] > 0
+
+
+# What outlives the call
+
+
+@pytest.fixture
+def service(iscsi_conf):
+    """A function that serves on this host."""
+    running = []
+
+    def start():
+        served = daemon.Service(iscsi_conf, [attach.AttachRole(iscsi_conf)])
+        running.append(served.__enter__())
+        return served
+
+    yield start
+    for each in running:
+        each.__exit__()
+
+
+def test_without_a_service(tgt, image, ctx):
+    """The library leaves no process behind."""
+    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    with pytest.raises(exceptions.AttachError, match='--role attach'):
+        make(url, ctx.replace(lasting=True))
+
+
+def test_the_service_holds_it(service, tgt, image, attached, ctx, state):
+    service()
+    name = tgt.export(image, chap=(USER, PASSWORD))
+    made = attached(
+        f'iscsi://{tgt.portal}/{name}/1',
+        lasting=True,
+        credentials=Login(USER, PASSWORD),
+    )
+    assert made.size == SIZE
+    assert read(made) == DATA
+    (told,) = client.Client(ctx.conf).attachments()
+    assert told['running']
+    assert told['source'] == made.source
+    assert PASSWORD not in json.dumps(told)
+    (directory,) = (
+        each for each in (state / 'exports').iterdir() if each.is_dir()
+    )
+    assert PASSWORD not in (directory / 'record').read_text()
+    assert directory.stat().st_mode & 0o077 == 0
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(made.path.partition('=')[2])
+        with pytest.raises(exceptions.DetachError, match='in use'):
+            userspace.detach(made, ctx, False)
+    userspace.detach(made, ctx, False)
+    userspace.detach(made, ctx, False)
+
+
+def test_what_ends_is_started_again(service, tgt, image, attached, state):
+    service()
+    made = attached(
+        f'iscsi://{tgt.portal}/{tgt.export(image)}/1', lasting=True
+    )
+    (pid,) = dd_lab.processes(state)
+    os.kill(pid, signal.SIGKILL)
+    assert harness.wait_for(
+        lambda: bool(set(dd_lab.processes(state)) - {pid}), 5
+    )
+    path = made.path.partition('=')[2]
+    assert harness.wait_for(lambda: os.path.exists(path), 5)
+    assert harness.wait_for(lambda: qemunbd.clients(path) == 0, 5)
+    assert read(made) == DATA
+
+
+def test_a_new_service_goes_on(tgt, image, ctx, iscsi_conf, state):
+    """With the secret, which nobody is there to give again."""
+    name = tgt.export(image, chap=(USER, PASSWORD))
+    roles = [attach.AttachRole(iscsi_conf)]
+    with daemon.Service(iscsi_conf, roles):
+        made = make(
+            f'iscsi://{tgt.portal}/{name}/1',
+            ctx.replace(lasting=True, credentials=Login(USER, PASSWORD)),
+        )
+    assert not dd_lab.processes(state)
+    with pytest.raises(exceptions.DetachError):
+        userspace.detach(made, ctx, False)
+    roles = [attach.AttachRole(iscsi_conf)]
+    with daemon.Service(iscsi_conf, roles):
+        asks = client.Client(iscsi_conf)
+        assert harness.wait_for(lambda: asks.attachments()[0]['running'], 10)
+        assert read(made) == DATA
+        userspace.detach(made, ctx, False)
+        assert asks.attachments() == []
+
+
+def test_a_lun_that_does_not_come_back(tgt, image, ctx, iscsi_conf, state):
+    """It is told, tried again, and can be taken away."""
+    with dd_lab.Tgt() as target:
+        url = f'iscsi://{target.portal}/{target.export(image)}/1'
+        with daemon.Service(iscsi_conf, [attach.AttachRole(iscsi_conf)]):
+            made = make(url, ctx.replace(lasting=True))
+    with daemon.Service(iscsi_conf, [attach.AttachRole(iscsi_conf)]):
+        asks = client.Client(iscsi_conf)
+        assert harness.wait_for(lambda: asks.attachments()[0]['problem'], 10)
+        assert 'no connection' in asks.attachments()[0]['problem']
+        assert asks.status()['roles']['attach'] == {
+            'attachments': 1,
+            'running': 0,
+        }
+        userspace.detach(made, ctx, False)
+
+
+def test_the_service_is_killed(tgt, image, ctx, iscsi_conf, state, children):
+    """What it ran ends with it; the next one starts it again."""
+    child = children.start(serve, str(state))
+    asks = client.Client(iscsi_conf)
+    assert harness.wait_for((state / 'control.sock').exists, 10)
+    made = make(
+        f'iscsi://{tgt.portal}/{tgt.export(image)}/1',
+        ctx.replace(lasting=True),
+    )
+    child.kill()
+    assert child.wait(5)
+    assert harness.wait_for(lambda: not dd_lab.processes(state), 5)
+    with daemon.Service(iscsi_conf, [attach.AttachRole(iscsi_conf)]):
+        assert harness.wait_for(lambda: asks.attachments()[0]['running'], 10)
+        assert read(made) == DATA
+        userspace.detach(made, ctx, False)
+
+
+def serve(state):
+    """The job of a child."""
+    conf = forkserver.make_conf({'state_path': state})
+    conf.set_override(
+        *('control_socket', f'{state}/control.sock'),
+        group='oslo_transfer_service',
+    )
+    with daemon.Service(conf, [attach.AttachRole(conf)]):
+        threading.Event().wait()
+
+
+def test_it_is_read_by_dd_while_held(service, tgt, image, attached, ctx):
+    """The same export for who stays and who comes and goes."""
+    service()
+    made = attached(
+        f'iscsi://{tgt.portal}/{tgt.export(image)}/1', lasting=True
+    )
+    with dd.DdSource(made, ctx) as source, source.stream(MIB, 4096) as stream:
+        assert stream.read() == DATA[MIB : MIB + 4096]
