@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -22,6 +23,7 @@ from oslo_transfer.testing import harness
 from tests.functional import forkserver
 from tests.functional import storage
 from tests.servers import dd_lab
+from tests.servers import nbdkit
 
 pytestmark = [
     pytest.mark.functional,
@@ -221,17 +223,16 @@ def test_another_program_of_that_name(
 def nbd(need, image):
     """A function that serves the image."""
     need('nbdkit', 'nbdfuse', 'fusermount3')
-    stack = []
+    with contextlib.ExitStack() as stack:
 
-    def serve(filter_=None, *arguments):
-        filters = () if filter_ is None else (f'{filter_}',)
-        server = dd_lab.nbdkit(image, *arguments, filters=filters)
-        stack.append(server)
-        return server.__enter__()
+        def serve(*parameters, filters=()):
+            return stack.enter_context(
+                nbdkit.Nbdkit(
+                    *('file', image, *parameters), filters=filters, unix=True
+                )
+            )
 
-    yield serve
-    for each in stack:
-        each.__exit__(None, None, None)
+        yield lambda *parameters, **rest: serve(*parameters, **rest).url()
 
 
 def test_over_nbd(nbd, ctx, target):
@@ -252,7 +253,7 @@ def test_a_bad_sector(nbd, ctx, target, tmp_path, conf):
     into = target()
     with pytest.raises(exceptions.Unavailable, match=f'byte {5 * MIB} on'):
         fill(
-            nbd('ddrescue', f'ddrescue-mapfile={mapping}'),
+            nbd(f'ddrescue-mapfile={mapping}', filters=['ddrescue']),
             into,
             ctx,
             form='nbd',
@@ -262,7 +263,7 @@ def test_a_bad_sector(nbd, ctx, target, tmp_path, conf):
 
 def test_a_server_that_goes_in_the_middle(nbd, ctx, target, image):
     """It is told, and never taken for zeros or for the end."""
-    uri = nbd('delay', 'rdelay=100ms')
+    uri = nbd('rdelay=100ms', filters=['delay'])
     into = target()
     server = next(iter(dd_lab.processes(uri.partition('=')[2])))
 
@@ -284,7 +285,7 @@ def test_cancel_over_a_slow_server(nbd, ctx, target):
     """Also a dd that waits in the kernel for FUSE ends at once."""
     cancel = threading.Event()
     timer = threading.Timer(0.3, cancel.set)
-    uri = nbd('delay', 'rdelay=20')
+    uri = nbd('rdelay=20', filters=['delay'])
     timer.start()
     began = time.monotonic()
     with pytest.raises(exceptions.TransferCancelled):
@@ -334,7 +335,7 @@ def test_without_nbdfuse(nbd, ctx, monkeypatch, tmp_path):
 
 def test_a_killed_nbdfuse(nbd, ctx, target, state):
     """Its mount goes with it, and dd's error is no end of the data."""
-    uri = nbd('delay', 'rdelay=100ms')
+    uri = nbd('rdelay=100ms', filters=['delay'])
     into = target()
     source = dd.DdSource(dd_lab.attachment(uri, form='nbd'), ctx)
 
@@ -366,7 +367,7 @@ def open_and_fill(uri, path, state, rate):
 @pytest.mark.parametrize('seconds', [0.0, 0.05, 0.2, 0.5])
 def test_killed_at_any_time(seconds, nbd, state, children, tmp_path, ctx):
     """Whatever it had started ends with it."""
-    uri = nbd('delay', 'rdelay=50ms')
+    uri = nbd('rdelay=50ms', filters=['delay'])
     child = children.start(
         open_and_fill, uri, tmp_path / 'part', state, 8 * MIB
     )

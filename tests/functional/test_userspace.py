@@ -32,6 +32,7 @@ from oslo_transfer.service import daemon
 from oslo_transfer.testing import harness
 from tests.functional import forkserver
 from tests.servers import dd_lab
+from tests.servers import tgt
 
 _GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
 _CHOSEN = (
@@ -50,7 +51,7 @@ pytestmark = [
 MIB = 1 << 20
 SIZE = 6 * MIB
 DATA = harness.pattern(SIZE, 'lun')
-USER, PASSWORD = 'joe', 'se,cret=12345 x'
+PASSWORD = 'se,cret=12345x'
 SHA256 = {
     'hash_algo': 'sha256',
     'hash_value': hashlib.sha256(DATA).hexdigest(),
@@ -58,9 +59,23 @@ SHA256 = {
 
 
 @pytest.fixture(scope='module')
-def tgt():
-    with dd_lab.Tgt() as running:
+def target():
+    with tgt.Tgt() as running:
         yield running
+
+
+def offer(target, path):
+    """Have a target of its own for a file; returns the name."""
+    name = target.target()
+    target.disk(name, path)
+    return name
+
+
+def protect(target, name):
+    """Ask for a login; returns it."""
+    user = f'user{name.rpartition("-")[2]}'
+    target.chap(name, user, PASSWORD)
+    return Login(user, PASSWORD)
 
 
 @pytest.fixture
@@ -140,9 +155,9 @@ def read(attachment):
         return (directory / 'copy').read_bytes()
 
 
-def test_attach(tgt, image, attached, state):
-    name = tgt.export(image)
-    made = attached(f'iscsi://{tgt.portal}/{name}/1')
+def test_attach(target, image, attached, state):
+    name = offer(target, image)
+    made = attached(f'iscsi://{target.portal}/{name}/1')
     assert (made.form, made.size, made.read_only) == ('nbd', SIZE, True)
     assert read(made) == DATA
     # Nobody else on the host reads another tenant's volume.
@@ -151,35 +166,40 @@ def test_attach(tgt, image, attached, state):
     json.dumps(made.details)
 
 
-def test_secrets_are_not_shown(tgt, image, attached):
-    name = tgt.export(image, chap=(USER, PASSWORD))
-    url = f'iscsi://{tgt.portal}/{name}/1'
-    made = attached(url, credentials=Login(USER, PASSWORD))
+def test_secrets_are_not_shown(target, image, attached):
+    name = offer(target, image)
+    login = protect(target, name)
+    url = f'iscsi://{target.portal}/{name}/1'
+    made = attached(url, credentials=login)
     assert read(made) == DATA
     assert PASSWORD not in repr(made) + json.dumps(made.details)
     (command,) = dd_lab.processes('qemu-nbd --', 'nbd.sock').values()
     assert 'secret,id=chap' in command
     for text in ('se,cret', 'se,,cret', '12345'):
         assert text not in command
-    for wrong in (None, Login(USER, 'x' * 12), Login('jim', PASSWORD)):
+    for wrong in (
+        None,
+        Login(login.login()[0], 'x' * 12),
+        Login('jim', PASSWORD),
+    ):
         with pytest.raises(exceptions.AccessDenied) as caught:
             attached(url, credentials=wrong)
         assert 'jim' not in str(caught.value)
 
 
-def test_what_is_not_there(tgt, image, attached):
-    name = tgt.export(image)
+def test_what_is_not_there(target, image, attached):
+    name = offer(target, image)
     for path in (f'{name}/7', 'iqn.2026-01.org.example:none/1'):
         with pytest.raises(exceptions.NotFound):
-            attached(f'iscsi://{tgt.portal}/{path}')
+            attached(f'iscsi://{target.portal}/{path}')
     with pytest.raises(exceptions.AttachError, match='no disk'):
-        attached(f'iscsi://{tgt.portal}/{name}/0')
+        attached(f'iscsi://{target.portal}/{name}/0')
 
 
-def test_portals_are_tried_in_order(tgt, image, attached):
-    name = tgt.export(image)
+def test_portals_are_tried_in_order(target, image, attached):
+    name = offer(target, image)
     dead = '127.0.0.1:1'
-    made = attached(f'iscsi://{dead},{tgt.portal}/{name}/1')
+    made = attached(f'iscsi://{dead},{target.portal}/{name}/1')
     assert read(made) == DATA
     with pytest.raises(exceptions.Unavailable) as caught:
         attached(f'iscsi://{dead},127.0.0.1:2/{name}/1')
@@ -188,14 +208,14 @@ def test_portals_are_tried_in_order(tgt, image, attached):
     assert caught.value.retryable
 
 
-def test_a_portal_that_says_nothing(tgt, image, attached):
+def test_a_portal_that_says_nothing(target, image, attached):
     """Each has its time; then it is the next one's turn."""
-    name = tgt.export(image)
+    name = offer(target, image)
     with socket.create_server(('127.0.0.1', 0)) as silent:
         port = silent.getsockname()[1]
         began = time.monotonic()
         made = attached(
-            f'iscsi://127.0.0.1:{port},{tgt.portal}/{name}/1',
+            f'iscsi://127.0.0.1:{port},{target.portal}/{name}/1',
             connect_timeout=0.5,
         )
         assert time.monotonic() - began < 3
@@ -214,16 +234,16 @@ def info(**changes):
     return {'driver_volume_type': 'iscsi', 'data': changes}
 
 
-def test_another_size_than_asked(tgt, image, attached):
-    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+def test_another_size_than_asked(target, image, attached):
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
     attached(url, connection_info=info(scsi_size=SIZE))
     with pytest.raises(exceptions.SizeMismatch):
         attached(url, connection_info=info(scsi_size=SIZE + 512))
 
 
-def test_writing(tgt, image, attached):
+def test_writing(target, image, attached):
     """Only where it is asked for, and allowed."""
-    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
     write = ['nbdcopy', '/dev/stdin']
     new = harness.pattern(SIZE, 'new')
     for writing in (False, True):
@@ -238,18 +258,18 @@ def test_writing(tgt, image, attached):
         attached(url, writing=True, connection_info=info(access_mode='ro'))
 
 
-def test_a_path_that_is_too_long(tgt, image, ctx, iscsi_conf, tmp_path):
+def test_a_path_that_is_too_long(target, image, ctx, iscsi_conf, tmp_path):
     iscsi_conf.set_override(
         *('state_path', str(tmp_path / ('x' * 90))), group='oslo_transfer'
     )
-    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
     with pytest.raises(exceptions.AttachError, match='state_path'):
         make(url, ctx)
 
 
 @pytest.mark.parametrize('force', [False, True])
-def test_what_is_in_use_stays(force, tgt, image, attached, ctx):
-    made = attached(f'iscsi://{tgt.portal}/{tgt.export(image)}/1')
+def test_what_is_in_use_stays(force, target, image, attached, ctx):
+    made = attached(f'iscsi://{target.portal}/{offer(target, image)}/1')
     with socket.socket(socket.AF_UNIX) as reader:
         reader.connect(made.path.partition('=')[2])
         reader.recv(18)
@@ -286,10 +306,10 @@ def reported(path):
 
 @pytest.mark.parametrize('killed', [False, True])
 def test_detached_by_another_process(
-    killed, tgt, image, state, children, tmp_path, ctx
+    killed, target, image, state, children, tmp_path, ctx
 ):
     """Whether or not the one that made it still lives."""
-    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
     child = children.start(attach_and_wait, url, state, str(tmp_path / 'made'))
     made = reported(tmp_path / 'made')
     assert read(made) == DATA
@@ -302,10 +322,10 @@ def test_detached_by_another_process(
 
 @pytest.mark.parametrize('seconds', [0.0, 0.01, 0.03, 0.06])
 def test_killed_while_attaching(
-    seconds, tgt, image, state, children, tmp_path, ctx
+    seconds, target, image, state, children, tmp_path, ctx
 ):
     """What is recorded before is enough to take it away."""
-    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
     child = children.start(attach_and_wait, url, state, str(tmp_path / 'made'))
     parent = state / 'qemu-nbd'
     harness.wait_for(lambda: any(parent.glob('*')), 5)
@@ -333,11 +353,12 @@ def copy(iscsi_conf):
     return run
 
 
-def test_a_copy_by_dd(tgt, image, copy, tmp_path):
+def test_a_copy_by_dd(target, image, copy, tmp_path):
     """A target, qemu-nbd, nbdfuse, dd: and nothing of it is left."""
-    name = tgt.export(image, chap=(USER, PASSWORD))
+    name = offer(target, image)
+    login = protect(target, name)
     location = oslo_transfer.Location(
-        f'iscsi://{tgt.portal}/{name}/1', credentials=Login(USER, PASSWORD)
+        f'iscsi://{target.portal}/{name}/1', credentials=login
     )
     dst = tmp_path / 'copy'
     result = copy(location, dst, **SHA256)
@@ -346,27 +367,25 @@ def test_a_copy_by_dd(tgt, image, copy, tmp_path):
     assert result.bytes_written == SIZE
 
 
-def test_a_target_that_dies_in_the_middle(image, copy, tmp_path):
+def test_a_target_that_dies_in_the_middle(target, image, copy, tmp_path):
     """It is an error in bounded time, and the next copy goes on."""
     dst = tmp_path / 'there' / 'copy'
     dst.parent.mkdir()
-    with dd_lab.Tgt() as target:
-        url = f'iscsi://{target.portal}/{target.export(image)}/1'
+    with tgt.Tgt() as mortal:
+        url = f'iscsi://{mortal.portal}/{offer(mortal, image)}/1'
         began = []
 
         def progress(_count, total):
             if total > 2 * MIB and not began:
                 began.append(time.monotonic())
-                target.kill()
+                mortal.stop()
 
         with pytest.raises(exceptions.TransferError):
             copy(url, dst, progress=progress, rate_limit=4 * MIB, **SHA256)
         assert time.monotonic() - began[0] < 10
-        assert not dst.exists()
-        target.names = iter([1])
-        target.start()
-        target.export(image)
-        result = copy(url, dst, **SHA256)
+    assert not dst.exists()
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
+    result = copy(url, dst, **SHA256)
     assert dst.read_bytes() == DATA
     assert result.bytes_by_origin['resumed'] > 0
 
@@ -389,20 +408,21 @@ def service(iscsi_conf):
         each.__exit__()
 
 
-def test_without_a_service(tgt, image, ctx):
+def test_without_a_service(target, image, ctx):
     """The library leaves no process behind."""
-    url = f'iscsi://{tgt.portal}/{tgt.export(image)}/1'
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
     with pytest.raises(exceptions.AttachError, match='--role attach'):
         make(url, ctx.replace(lasting=True))
 
 
-def test_the_service_holds_it(service, tgt, image, attached, ctx, state):
+def test_the_service_holds_it(service, target, image, attached, ctx, state):
     service()
-    name = tgt.export(image, chap=(USER, PASSWORD))
+    name = offer(target, image)
+    login = protect(target, name)
     made = attached(
-        f'iscsi://{tgt.portal}/{name}/1',
+        f'iscsi://{target.portal}/{name}/1',
         lasting=True,
-        credentials=Login(USER, PASSWORD),
+        credentials=login,
     )
     assert made.size == SIZE
     assert read(made) == DATA
@@ -423,10 +443,10 @@ def test_the_service_holds_it(service, tgt, image, attached, ctx, state):
     userspace.detach(made, ctx, False)
 
 
-def test_what_ends_is_started_again(service, tgt, image, attached, state):
+def test_what_ends_is_started_again(service, target, image, attached, state):
     service()
     made = attached(
-        f'iscsi://{tgt.portal}/{tgt.export(image)}/1', lasting=True
+        f'iscsi://{target.portal}/{offer(target, image)}/1', lasting=True
     )
     (pid,) = dd_lab.processes(state)
     os.kill(pid, signal.SIGKILL)
@@ -439,14 +459,15 @@ def test_what_ends_is_started_again(service, tgt, image, attached, state):
     assert read(made) == DATA
 
 
-def test_a_new_service_goes_on(tgt, image, ctx, iscsi_conf, state):
+def test_a_new_service_goes_on(target, image, ctx, iscsi_conf, state):
     """With the secret, which nobody is there to give again."""
-    name = tgt.export(image, chap=(USER, PASSWORD))
+    name = offer(target, image)
+    login = protect(target, name)
     roles = [attach.AttachRole(iscsi_conf)]
     with daemon.Service(iscsi_conf, roles):
         made = make(
-            f'iscsi://{tgt.portal}/{name}/1',
-            ctx.replace(lasting=True, credentials=Login(USER, PASSWORD)),
+            f'iscsi://{target.portal}/{name}/1',
+            ctx.replace(lasting=True, credentials=login),
         )
     assert not dd_lab.processes(state)
     with pytest.raises(exceptions.DetachError):
@@ -460,10 +481,10 @@ def test_a_new_service_goes_on(tgt, image, ctx, iscsi_conf, state):
         assert asks.attachments() == []
 
 
-def test_a_lun_that_does_not_come_back(tgt, image, ctx, iscsi_conf, state):
+def test_a_lun_that_does_not_come_back(image, ctx, iscsi_conf, state):
     """It is told, tried again, and can be taken away."""
-    with dd_lab.Tgt() as target:
-        url = f'iscsi://{target.portal}/{target.export(image)}/1'
+    with tgt.Tgt() as mortal:
+        url = f'iscsi://{mortal.portal}/{offer(mortal, image)}/1'
         with daemon.Service(iscsi_conf, [attach.AttachRole(iscsi_conf)]):
             made = make(url, ctx.replace(lasting=True))
     with daemon.Service(iscsi_conf, [attach.AttachRole(iscsi_conf)]):
@@ -477,13 +498,15 @@ def test_a_lun_that_does_not_come_back(tgt, image, ctx, iscsi_conf, state):
         userspace.detach(made, ctx, False)
 
 
-def test_the_service_is_killed(tgt, image, ctx, iscsi_conf, state, children):
+def test_the_service_is_killed(
+    target, image, ctx, iscsi_conf, state, children
+):
     """What it ran ends with it; the next one starts it again."""
     child = children.start(serve, str(state))
     asks = client.Client(iscsi_conf)
     assert harness.wait_for((state / 'control.sock').exists, 10)
     made = make(
-        f'iscsi://{tgt.portal}/{tgt.export(image)}/1',
+        f'iscsi://{target.portal}/{offer(target, image)}/1',
         ctx.replace(lasting=True),
     )
     child.kill()
@@ -506,11 +529,11 @@ def serve(state):
         threading.Event().wait()
 
 
-def test_it_is_read_by_dd_while_held(service, tgt, image, attached, ctx):
+def test_it_is_read_by_dd_while_held(service, target, image, attached, ctx):
     """The same export for who stays and who comes and goes."""
     service()
     made = attached(
-        f'iscsi://{tgt.portal}/{tgt.export(image)}/1', lasting=True
+        f'iscsi://{target.portal}/{offer(target, image)}/1', lasting=True
     )
     with dd.DdSource(made, ctx) as source, source.stream(MIB, 4096) as stream:
         assert stream.read() == DATA[MIB : MIB + 4096]
