@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import contextlib
 import logging
 import threading
 import typing
@@ -142,13 +143,9 @@ class NBDSource(base.Source):
         count = min(
             -(-(offset + length) // align) * align - start, allocation.MOST
         )
-        try:
-            payload = self._ask_status(start, count)
-        except (exceptions.TransferCancelled, exceptions.DeadlineExceeded):
-            raise
-        except exceptions.TransferError as exc:
+        payload = self._ask_status(start, count)
+        if payload is None:
             # All of it may be data; reading it shows what is wrong.
-            LOG.info('%s: no extents: %s', self._where, exc)
             return [base.Extent(offset, length, True)]
         try:
             return allocation.extents(payload, start, count)
@@ -157,18 +154,32 @@ class NBDSource(base.Source):
                 f'{self._where}: the server sends {exc}'
             ) from None
 
-    def _ask_status(self, offset: int, length: int) -> bytes:
-        link = self.take_link()
+    def _ask_status(self, offset: int, length: int) -> bytes | None:
+        """What the server tells; None where it cannot, or is gone."""
+        request = None
         try:
-            with link.use(self._waiter):
+            with self._taken() as link, link.use(self._waiter):
                 request = link.submit(
                     wire.Command.BLOCK_STATUS, offset, length
                 )
                 link.wait(request)
+        except (exceptions.Unavailable, exceptions.Stalled) as exc:
+            LOG.info('%s: no extents: %s', self._where, exc)
+            return None
+        except exceptions.TransferError as exc:
+            if request is None or request.failure is None:
+                raise
+            LOG.info('%s: no extents: %s', self._where, exc)
+            return None
+        return request.status
+
+    @contextlib.contextmanager
+    def _taken(self) -> Iterator[connection.Connection]:
+        link = self.take_link()
+        try:
+            yield link
         finally:
             self.give_back(link)
-        assert request.status is not None
-        return request.status
 
     def close(self) -> None:
         """End all connections."""
