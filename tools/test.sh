@@ -18,11 +18,12 @@ readonly VENV=$PWD/.venv-test
 readonly POLICY=/usr/sbin/policy-rc.d
 # The groups of functional tests. Group NAME has its packages in the profile
 # functional-NAME of bindep.txt.
-readonly GROUPS_ALL=(bittorrent file ftp http sftp)
+readonly GROUPS_ALL=(bittorrent file ftp guest http sftp)
 declare -rA GROUP_COMMANDS=(
     [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
     [file]='losetup mkfs.btrfs mkfs.ext4 mkfs.xfs qemu-img strace'
     [ftp]='vsftpd'
+    [guest]='mke2fs mmdebstrap qemu-system-x86_64 setpriv'
     [http]='nginx squid'
     [sftp]='ssh-agent sshd'
 )
@@ -195,7 +196,7 @@ install_packages() {
 # Why a group of functional tests cannot run here; nothing if it can.
 group_lacks() {
     local command lacks=()
-    if [[ $1 == @(bittorrent|file) && $(id -u) != 0 ]]; then
+    if [[ $1 == @(bittorrent|file|guest) && $(id -u) != 0 ]]; then
         lacks+=(root)
     fi
     for command in ${GROUP_COMMANDS[$1]}; do

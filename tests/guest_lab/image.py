@@ -144,7 +144,9 @@ def _install(root: pathlib.Path, log: pathlib.Path) -> None:
         *('--disable-pip-version-check', '--only-binary=:all:'),
         *('--python-version', recipe.PYTHON, '--implementation', 'cp'),
         *(f'--platform={platform}' for platform in platforms),
-        *('--target', site, *recipe.distributions()),
+        '--target',
+        site,
+        *recipe.distributions(),
     )
     # Emulated, that takes minutes.
     _run(
