@@ -21,10 +21,17 @@ readonly VENV=$PWD/.venv-demo
 # the FTP server, and has its TLS from pyopenssl.
 make_venv "$VENV" 'cryptography>=43.0.0' 'pyftpdlib>=2.1.0' \
     'pyopenssl>=24.3.0'
-# A file system with reflinks, and a BitTorrent client that others wrote.
+# A file system with reflinks; a BitTorrent client and an iSCSI target that
+# others wrote; what attaches; a virtual machine with a kernel's initiator.
 packages=()
-command -v mkfs.xfs >/dev/null || packages+=(xfsprogs)
-command -v aria2c >/dev/null || packages+=(aria2)
+for pair in mkfs.xfs:xfsprogs aria2c:aria2 tgtd:tgt qemu-img:qemu-utils \
+    nbdfuse:libnbd-bin fusermount3:fuse3 qemu-system-x86_64:qemu-system-x86 \
+    mmdebstrap:mmdebstrap mke2fs:e2fsprogs; do
+    command -v "${pair%:*}" >/dev/null || packages+=("${pair#*:}")
+done
+# Libraries only: qemu-block-extra is QEMU's driver, and has the other one.
+compgen -G '/usr/lib/*/qemu/block-iscsi.so' >/dev/null ||
+    packages+=(qemu-block-extra libiscsi7)
 if is_root_on_debian && ((${#packages[@]})); then
     apt_install "${packages[@]}" || true
 fi

@@ -18,7 +18,10 @@ from demo import show
 from oslo_transfer import exceptions
 
 # Modules that register rows, in the order of the table.
-_THEMES = ('remote', 'torrents', 'swarm', 'web', 'mirrors', 'local')
+_THEMES = (
+    *('remote', 'torrents', 'swarm', 'web', 'mirrors', 'local', 'lun'),
+    'guest',
+)
 _HEAD = (
     'protocol',
     'what',
@@ -56,6 +59,9 @@ def _cells(row: scene.Row) -> tuple[str, ...]:
     strategy = result.strategy or '(nothing to do)'
     if result.method not in ('read', 'reflink'):
         strategy = f'{strategy}, {result.method}'
+    verified = 'yes' if result.verified or result.reused else 'NO'
+    if result.method == 'attach':
+        verified = 'used in place'
     return (
         row.protocol,
         row.what,
@@ -64,7 +70,7 @@ def _cells(row: scene.Row) -> tuple[str, ...]:
         f'{result.seconds:.2f}',
         f'{result.size / result.seconds / 1e6:,.0f}',
         show.origins(result.bytes_by_origin),
-        'yes' if result.verified or result.reused else 'NO',
+        verified,
     )
 
 
