@@ -57,6 +57,7 @@ def module(name: str, conf: cfg.ConfigOpts) -> typing.Any:
                 f"os-brick cannot be loaded ({exc}); pip install "
                 f"'oslo.transfer[iscsi]'"
             ) from exc
+        _read_settings(conf)
         _set_lock_path(brick, conf)
     if os.geteuid() == 0:
         for each in contexts:
@@ -88,6 +89,20 @@ def _contexts() -> list[typing.Any]:
     brick = importlib.import_module('os_brick.privileged')
     ours = importlib.import_module('oslo_transfer.privileged')
     return [brick.default, brick.brick_privsep_hide_output, ours.default]
+
+
+def _read_settings(conf: cfg.ConfigOpts) -> None:
+    """Have ``cfg.CONF`` say the same, if nobody has read anything there.
+
+    In a service somebody has; in a command of ours nobody has.
+    """
+    settings = importlib.import_module('oslo_config.cfg').CONF
+    if conf is settings or 'config_file' in settings:
+        return
+    if 'config_file' in conf:
+        settings(
+            [], default_config_files=conf.config_file, default_config_dirs=[]
+        )
 
 
 def _set_lock_path(brick: typing.Any, conf: cfg.ConfigOpts) -> None:
