@@ -11,15 +11,15 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 
-from oslo_transfer import context as _context
 from oslo_transfer import exceptions
 
 #: Bytes of a program's errors that are kept.
 MOST_OUTPUT = 4096
 #: Seconds that a program has to end by itself.
 PATIENCE = 2.0
+# Seconds that is waited for what a program has started itself.
+_LAST_WORDS = 1.0
 #: Seconds that the kernel has to end one that was killed.
 DYING = 5.0
 # Where administrators' programs are, for users that do not look there.
@@ -173,26 +173,27 @@ class Helper:
             raise self._error
 
     def _listen(self) -> None:
-        """Keep the end of what it says, until it says no more."""
+        """Keep the end of what it says, until it has ended."""
         stderr = self._process.stderr
         assert stderr is not None
+        ended = os.pidfd_open(self._process.pid)
         with stderr, selectors.DefaultSelector() as selector:
             selector.register(stderr, selectors.EVENT_READ)
-            while True:
-                # A look now and then, for what it started may live longer.
-                if not selector.select(_context.TICK):
-                    if self._process.poll() is not None:
-                        return
-                    continue
-                data = os.read(stderr.fileno(), MOST_OUTPUT)
-                if not data:
-                    break
-                self._output = (self._output + data)[-MOST_OUTPUT:]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(PATIENCE)
-        # One that closed its errors and runs on is still ours to keep.
-        while self._process.poll() is None:
-            time.sleep(_context.TICK)
+            selector.register(ended, selectors.EVENT_READ)
+            # What it has started has its errors open, too, and gets a
+            # moment to end after it.
+            patience: float | None = None
+            while ready := selector.select(patience):
+                if any(key.fileobj is stderr for key, _ in ready):
+                    data = os.read(stderr.fileno(), MOST_OUTPUT)
+                    if not data:
+                        break
+                    self._output = (self._output + data)[-MOST_OUTPUT:]
+                else:
+                    selector.unregister(ended)
+                    patience = _LAST_WORDS
+            self._process.wait()
+        os.close(ended)
 
     @property
     def pid(self) -> int:
@@ -202,13 +203,11 @@ class Helper:
     @property
     def running(self) -> bool:
         """Whether it has not ended."""
-        return self._process.poll() is None
+        return self._thread.is_alive()
 
     @property
     def errors(self) -> str:
         """The end of what it said; complete once it has ended."""
-        if not self.running:
-            self._thread.join(PATIENCE)
         return self._output.decode('utf-8', 'replace').strip()
 
     def kill(self) -> None:
@@ -221,12 +220,10 @@ class Helper:
 
         :returns: False if it cannot be ended: it hangs in the kernel
         """
-        if not self._thread.is_alive() and self._process.poll() is not None:
-            return True
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        if not _wait(self._process, PATIENCE):
-            self.kill()
-        ended = _wait(self._process, DYING)
         self._thread.join(PATIENCE)
-        return ended
+        if self._thread.is_alive():
+            self.kill()
+            self._thread.join(DYING)
+        return not self._thread.is_alive()

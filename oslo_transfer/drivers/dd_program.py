@@ -124,6 +124,7 @@ class Run:
         self._ends = ends
         self._block = block
         self._told = ''
+        self._copied = 0
         conv = ['notrunc']
         if slice_.sparse:
             conv.append('sparse')
@@ -180,7 +181,10 @@ class Run:
             self.kill()
             self.reap(children.DYING)
         copied = _COPIED.search(told)
-        return self.slice.start + (int(copied[1]) if copied else 0)
+        self._copied = int(copied[1]) if copied else 0
+        if self._copied > self.slice.end - self.slice.start:
+            return self.slice.start  # Nothing that it says can be believed.
+        return self.slice.start + self._copied
 
     def check(self, end: int) -> None:
         """Raise what kept it from copying all.
@@ -197,7 +201,7 @@ class Run:
             raise exceptions.Unavailable(
                 f'dd was killed by signal {-code} at byte {end}'
             )
-        if code:
+        if code or self.slice.start + self._copied > self.slice.end:
             lines = self._told.strip().splitlines() or ['no reason given']
             raise exceptions.StorageError(
                 f'{self._ends.target_name}: dd failed with status {code} at '

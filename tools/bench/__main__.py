@@ -29,6 +29,7 @@ _THEMES = (
     'swarm',
     'mirrors',
     'file',
+    'dd',
     'process',
 )
 _SIZE = 1024
