@@ -211,7 +211,8 @@ class Host:
         elif action == ('--logout',):
             self.log_out(*node)
         elif action[:2] == ('--op', 'update'):
-            self.nodes[node][action[3]] = action[5]
+            names, values = action[3::4], action[5::4]
+            self.nodes[node].update(zip(names, values))
         elif action == ('--op', 'delete'):
             del self.nodes[node]
         return 0, ''

@@ -154,15 +154,21 @@ class Commands:
 
     def update(self, node: Node, settings: Mapping[str, str]) -> None:
         """Change the record of a node."""
+        if not settings:
+            return
         portal, iqn = node
-        for name, value in settings.items():
-            self._execute(
-                *('iscsiadm', '-m', 'node', '-T', iqn, '-p', portal),
-                *('--op', 'update', '-n', name, '-v', value),
-                run_as_root=True,
-                timeout=max(1.0, self._end - time.monotonic()),
-                check_exit_code=(0, _NO_RECORDS),
-            )
+        words = [
+            word
+            for name, value in settings.items()
+            for word in ('-n', name, '-v', value)
+        ]
+        self._execute(
+            *('iscsiadm', '-m', 'node', '-T', iqn, '-p', portal),
+            *('--op', 'update', *words),
+            run_as_root=True,
+            timeout=max(1.0, self._end - time.monotonic()),
+            check_exit_code=(0, _NO_RECORDS),
+        )
 
     def delete(self, node: Node) -> None:
         """Delete the record of a node."""

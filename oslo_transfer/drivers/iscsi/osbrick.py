@@ -106,7 +106,7 @@ def attach(
     with _turn(ctx):
         run = _commands_for(ctx)
         targets = _as_addressed(targets, lun, ctx)
-        if lun.discover:
+        if lun.discover and ctx.conf.oslo_transfer_iscsi.multipath:
             targets = portals.more(targets, run)
         note = _look(targets, lun, run, ctx)
         record(note.as_details())
@@ -226,11 +226,8 @@ def _commands_for(
         'node.startup': 'manual',
         'node.conn[0].timeo.login_timeout': f'{ctx.connect_timeout:.0f}',
         'node.session.initial_login_retry_max': _LOGIN_TRIES,
+        'node.session.timeo.replacement_timeout': str(group.path_timeout),
     }
-    if group.path_timeout is not None:
-        settings['node.session.timeo.replacement_timeout'] = str(
-            group.path_timeout
-        )
     return _commands.Commands(
         brick.module(_ROOTWRAP, ctx.conf).execute,
         ctx,
@@ -487,22 +484,13 @@ def _take_away(
     run = _commands_for(ctx, note)
     problems: list[str] = []
     if note.boot == _sysfs.boot():
-        names = _devices(note, sysfs)
-        top = sysfs.multipath(names) or next(iter(names), None)
-        if top is not None:
-            _check_unused(top, where, sysfs, ctx)
+        _disconnect(note, where, run, ctx, force, problems)
+    else:
         with _problems(problems):
-            path = f'/dev/{top}' if top else ''
-            _connector(run, ctx).disconnect_volume(
-                _properties(note), {'path': path}, force=force
-            )
-        for name in _orphans(note, sysfs):
-            with _problems(problems):
-                run.flush_map(sysfs.map_name(name))
-    with _problems(problems):
-        for node in _stale_records(note, run, sysfs):
-            run.delete(node)
-        for node, settings in note.nodes.items():
+            for node in _stale_records(note, run, sysfs):
+                run.delete(node)
+    for node, settings in note.nodes.items():
+        with _problems(problems):
             run.update(node, settings)
     left = _leftovers(note, sysfs)
     if left or problems:
@@ -511,6 +499,30 @@ def _take_away(
             f'{"; ".join(problems) or "something is left"}',
             tuple(left or problems),
         )
+
+
+def _disconnect(
+    note: _note.Note,
+    where: str,
+    run: _commands.Commands,
+    ctx: _context.Context,
+    force: bool,
+    problems: list[str],
+) -> None:
+    sysfs = _sysfs.Sysfs()
+    names = _devices(note, sysfs)
+    top = sysfs.multipath(names) or next(iter(names), None)
+    if top is not None:
+        _check_unused(top, where, sysfs, ctx)
+    with _problems(problems):
+        _connector(run, ctx).disconnect_volume(
+            _properties(note),
+            {'path': f'/dev/{top}' if top else ''},
+            force=force,
+        )
+    for name in _orphans(note, sysfs):
+        with _problems(problems):
+            run.flush_map(sysfs.map_name(name))
 
 
 @contextlib.contextmanager
