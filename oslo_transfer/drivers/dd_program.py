@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import re
 import typing
 
@@ -123,7 +124,7 @@ class Run:
         self.slice = slice_
         self._ends = ends
         self._block = block
-        self._told = ''
+        self._told = b''
         self._copied = 0
         conv = ['notrunc']
         if slice_.sparse:
@@ -152,6 +153,11 @@ class Run:
         assert self._process.stderr is not None
         return self._process.stderr
 
+    @property
+    def told(self) -> str:
+        """The end of what it said."""
+        return self._told.decode('utf-8', 'replace')
+
     def position(self) -> int:
         """The end of what is in place so far, in bytes.
 
@@ -168,19 +174,25 @@ class Run:
             return self.slice.start
         return found
 
+    def collect(self) -> bool:
+        """Take what it says, once its ``stderr`` is readable.
+
+        :returns: whether it says no more: it has ended
+        """
+        data = os.read(self.stderr.fileno(), children.MOST_OUTPUT)
+        # What matters comes last.
+        self._told = (self._told + data)[-children.MOST_OUTPUT :]
+        return not data
+
     def finish(self) -> int:
-        """See how it ended, once its ``stderr`` is at its end.
+        """See how it ended, once it says no more.
 
         :returns: the end of what is in place, whether or not all is
         """
-        told = self.stderr.read(children.MOST_OUTPUT).decode(
-            'utf-8', 'replace'
-        )
-        self._told = told
         if not children.reap(self._process, children.PATIENCE):
             self.kill()
             self.reap(children.DYING)
-        copied = _COPIED.search(told)
+        copied = _COPIED.search(self.told)
         self._copied = int(copied[1]) if copied else 0
         if self._copied > self.slice.end - self.slice.start:
             return self.slice.start  # Nothing that it says can be believed.
@@ -194,7 +206,7 @@ class Run:
         :raises TransferError: see :meth:`~.dd.DdSource.fill`
         """
         code = self._process.returncode
-        error = _ERROR.search(self._told)
+        error = _ERROR.search(self.told)
         if error is not None:
             raise self._translate(int(error[1]), error[2], end)
         if code < 0:
@@ -202,7 +214,7 @@ class Run:
                 f'dd was killed by signal {-code} at byte {end}'
             )
         if code or self.slice.start + self._copied > self.slice.end:
-            lines = self._told.strip().splitlines() or ['no reason given']
+            lines = self.told.strip().splitlines() or ['no reason given']
             raise exceptions.StorageError(
                 f'{self._ends.target_name}: dd failed with status {code} at '
                 f'byte {end}: {lines[0]}'

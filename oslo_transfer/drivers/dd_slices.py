@@ -218,6 +218,8 @@ class Filling:
             self._ended(key.data)
 
     def _ended(self, job: _Job) -> None:
+        if not job.run.collect():
+            return
         self._selector.unregister(job.run.stderr)
         self._jobs.remove(job)
         end = job.run.finish()
