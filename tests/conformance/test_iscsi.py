@@ -15,10 +15,13 @@ import pytest
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.iscsi import driver
 from oslo_transfer import exceptions
+from oslo_transfer.service import attach
+from oslo_transfer.service import daemon
 from oslo_transfer.testing import conformance
 from oslo_transfer.testing import harness
 from oslo_transfer.wrappers import base as wrappers
 from tests.servers import child
+from tests.servers import dd_lab
 from tests.servers import relay
 from tests.servers import tgt
 
@@ -188,21 +191,6 @@ class TgtHooks(conformance.Harness):
         sink.commit(len(data))
         self.assert_same(data, self.read_sink(url))
 
-    # Attachments
-
-    def attachable(self, data):
-        return self.put(data + bytes(-len(data) % self.block))
-
-    def read_attachment(self, attachment, length):
-        self.assertEqual('nbd', attachment.form)
-        found = subprocess.run(
-            ['nbdcopy', attachment.path, '-'],
-            check=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-        )
-        return found.stdout[:length]
-
 
 class Faults(TgtHooks):
     """What a target and the network can do wrong."""
@@ -282,6 +270,34 @@ class TestTgt(
         if self._testMethodName == 'test_vanished':
             # That one takes the server away.
             self.server = self.enterContext(tgt.Tgt(self.host))
+
+    # Attachments
+
+    def attachable(self, data):
+        return self.put(data + bytes(-len(data) % self.block))
+
+    def read_attachment(self, attachment, length):
+        self.assertEqual('nbd', attachment.form)
+        found = subprocess.run(
+            ['nbdcopy', attachment.path, '-'],
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return found.stdout[:length]
+
+    def test_attach_twice(self):
+        """What outlives a call is held by the service of the host."""
+        state = self.enterContext(dd_lab.short_directory())
+        for option, value, group in (
+            ('state_path', state, 'oslo_transfer'),
+            ('control_socket', state / 'sock', 'oslo_transfer_service'),
+        ):
+            self.conf.set_override(option, str(value), group)
+        self.enterContext(
+            daemon.Service(self.conf, [attach.AttachRole(self.conf)])
+        )
+        super().test_attach_twice()
 
 
 class TestThick(

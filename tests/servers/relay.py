@@ -35,6 +35,8 @@ class Relay:
     :param cut_after: bytes to clients, of all connections together, after
         which all connections are reset, and new ones refused
     :param cut_taken: the same with bytes from clients
+    :param listen: the port to listen at; any free one by itself
+    :param host: the address to listen at, and to be seen by the server with
     """
 
     def __init__(
@@ -45,8 +47,11 @@ class Relay:
         stall_taken: int | None = None,
         cut_after: int | None = None,
         cut_taken: int | None = None,
+        listen: int = 0,
+        host: str = '127.0.0.1',
     ) -> None:
         self._port = port
+        self.host = host
         self.stall_after = stall_after
         self.stall_taken = stall_taken
         self.cut_after = cut_after
@@ -56,7 +61,7 @@ class Relay:
         self.taken = 0
         #: Connections so far.
         self.accepted = 0
-        self._listener = socket.create_server(('127.0.0.1', 0))
+        self._listener = socket.create_server((host, listen))
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[_Pair] = []
         self._wake, self._woken = socket.socketpair()
@@ -98,7 +103,7 @@ class Relay:
                         self._accept()
                     elif key.fileobj is self._woken:
                         self._woken.recv(100)
-                    elif key.fileobj in selector.get_map():
+                    elif key.data in self._pairs:
                         self._pass_on(
                             typing.cast(socket.socket, key.fileobj), key.data
                         )
@@ -110,7 +115,9 @@ class Relay:
         client, _address = self._listener.accept()
         self.accepted += 1
         try:
-            server = socket.create_connection(('127.0.0.1', self._port))
+            server = socket.create_connection(
+                ('127.0.0.1', self._port), source_address=(self.host, 0)
+            )
         except OSError:
             client.close()
             return
@@ -161,7 +168,8 @@ class Relay:
                 self._selector.unregister(each)
 
     def _end(self, pair: _Pair) -> None:
-        self._pairs.remove(pair)
+        if pair in self._pairs:
+            self._pairs.remove(pair)
         self._forget(pair)
         for each in pair.sockets:
             each.close()

@@ -47,7 +47,8 @@ def split(offset: int, length: int, block: int) -> Iterator[Part]:
     last = end // block * block
     if first > last:
         # Inside of one block.
-        yield Part(offset, length, False)
+        if length:
+            yield Part(offset, length, False)
         return
     if offset < first:
         yield Part(offset, first - offset, False)

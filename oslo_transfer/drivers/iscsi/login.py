@@ -26,6 +26,8 @@ _MAX_REDIRECTS = 4
 _STATUS = re.compile(r'Status: ([^()]*)\((\d+)\)')
 _DENIED = (0x0201, 0x0202)
 _NO_TARGET = (0x0203, 0x0204)
+# For good; for the moment is another status of the library.
+_MOVED = f'({0x0102})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +163,11 @@ def _connect(
     if step(lambda done: handle.connect(address, done)) != libiscsi.GOOD:
         raise failures.Broken(f'{where}: it cannot be connected to')
     status = step(handle.login)
-    if status == libiscsi.REDIRECT:
+    if status == libiscsi.GOOD:
+        return None
+    if status == libiscsi.REDIRECT or _MOVED in handle.error:
         return handle.redirected_to
-    if status != libiscsi.GOOD:
-        raise _refusal(handle.error, path, where)
-    return None
+    raise _refusal(handle.error, path, where)
 
 
 def _refusal(
