@@ -390,6 +390,40 @@ def test_a_target_that_dies_in_the_middle(target, image, copy, tmp_path):
     assert result.bytes_by_origin['resumed'] > 0
 
 
+def slow_copy(url, dst, state):
+    """The job of a child."""
+    conf = forkserver.make_conf({'state_path': str(state)})
+    conf.set_override('engine', 'libiscsi', group='oslo_transfer_iscsi')
+    return oslo_transfer.copy(
+        url, dst, conf=conf, strategy='dd', rate_limit=8 * MIB, **SHA256
+    )
+
+
+@pytest.mark.parametrize('seconds', [0.02, 0.05, 0.08, 0.12, 0.2, 0.4])
+def test_a_copy_that_is_killed(
+    seconds, target, image, state, children, tmp_path, iscsi_conf, copy
+):
+    """At any stage: what it had started ends, and the rest is known."""
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
+    dst = tmp_path / 'there' / 'copy'
+    dst.parent.mkdir()
+    child = children.start(slow_copy, url, str(dst), state)
+    harness.wait_for((state / 'attachments').exists, 5)
+    child.wait(seconds)
+    child.kill()
+    assert child.wait(5)
+    assert harness.wait_for(lambda: not dd_lab.processes(state), 5)
+    assert harness.wait_for(lambda: not dd_lab.mounts(state), 5)
+    assert harness.wait_for(lambda: not dd_lab.openers(dst.parent), 5)
+    assert not dst.exists()
+    for each in oslo_transfer.attachments(conf=iscsi_conf):
+        each.detach()
+    assert oslo_transfer.attachments(conf=iscsi_conf) == []
+    copy(url, dst, **SHA256)
+    assert dst.read_bytes() == DATA
+    assert os.listdir(dst.parent) == ['copy']
+
+
 # What outlives the call
 
 
