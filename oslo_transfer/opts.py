@@ -16,6 +16,7 @@ from oslo_transfer.drivers.ftp import opts as ftp_opts
 from oslo_transfer.drivers.http import opts as http_opts
 from oslo_transfer.drivers.iscsi import opts as iscsi_opts
 from oslo_transfer.drivers.nbd import opts as nbd_opts
+from oslo_transfer.drivers.nfs import opts as nfs_opts
 from oslo_transfer.drivers.sftp import opts as sftp_opts
 from oslo_transfer.service import opts as service_opts
 
@@ -363,6 +364,7 @@ _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     ('oslo_transfer_http', http_opts.OPTIONS),
     (iscsi_opts.GROUP, iscsi_opts.OPTIONS),
     ('oslo_transfer_nbd', nbd_opts.OPTIONS),
+    (nfs_opts.GROUP, nfs_opts.OPTIONS),
     (service_opts.SEED_GROUP, service_opts.SEED_OPTIONS),
     (service_opts.SERVICE_GROUP, service_opts.SERVICE_OPTIONS),
     ('oslo_transfer_sftp', sftp_opts.OPTIONS),

@@ -177,15 +177,18 @@ class FileSource(base.Source):
             # The inode tells two files with equal times apart. Times are
             # of the kernel's tick, so a change right after a change may
             # not show: weak.
-            self.validator = base.Validator(
-                f'{found.st_dev}:{found.st_ino}:{found.st_size}:'
-                f'{found.st_mtime_ns}',
-                strong=False,
-            )
+            self.validator = base.Validator(self.version(found), strong=False)
         else:
             raise exceptions.InvalidEndpoint(
                 f'{self._path} is neither a regular file nor a block device'
             )
+
+    def version(self, found: os.stat_result) -> str:
+        """What tells this version of a file from others."""
+        return (
+            f'{found.st_dev}:{found.st_ino}:{found.st_size}:'
+            f'{found.st_mtime_ns}'
+        )
 
     def stream(self, offset: int, length: int | None) -> FileStream:
         """Read a run of bytes.
@@ -211,10 +214,7 @@ class FileSource(base.Source):
             return
         with oserrors.os_errors(f'looking at {self._path}'):
             found = os.fstat(self.fd)
-        if self.validator.value != (
-            f'{found.st_dev}:{found.st_ino}:{found.st_size}:'
-            f'{found.st_mtime_ns}'
-        ):
+        if self.validator.value != self.version(found):
             raise exceptions.SourceChanged(
                 f'{self._path} was written to while it was read'
             )
@@ -324,7 +324,10 @@ class FileStream(base.Stream):
 
 
 class FileSink(base.Sink):
-    """A part file that becomes a regular file when it is committed."""
+    """A part file that becomes a regular file when it is committed.
+
+    :param part: where it is, if not where a later copy would look for it
+    """
 
     capabilities = (
         base.Capability.WRITE
@@ -342,9 +345,10 @@ class FileSink(base.Sink):
         resume: bool,
         overwrite: bool,
         preallocate: bool,
+        part: str | None = None,
     ) -> None:
         self._path = path
-        self._part = flight.part_path(path)
+        self._part = part or flight.part_path(path)
         self._overwrite = overwrite
         with oserrors.os_errors(f'creating {self._part}'):
             self.fd = os.open(

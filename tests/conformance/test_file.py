@@ -10,6 +10,7 @@ import pathlib
 import tempfile
 import unittest
 
+from oslo_transfer.drivers import base
 from oslo_transfer.drivers import file
 from oslo_transfer.testing import conformance
 
@@ -34,7 +35,7 @@ def has_reflinks(directory):
 class FileHooks(conformance.Harness):
     """Files in a directory that the test has for itself."""
 
-    driver_class = file.FileDriver
+    driver_class: type[base.Driver] = file.FileDriver
     # That is up to the file system; the functional tests make their own.
     fills = has_reflinks(tempfile.gettempdir())
 
