@@ -166,14 +166,14 @@ def test_attach(target, image, attached, state):
     json.dumps(made.details)
 
 
-def test_secrets_are_not_shown(target, image, attached):
+def test_secrets_are_not_shown(target, image, attached, state):
     name = offer(target, image)
     login = protect(target, name)
     url = f'iscsi://{target.portal}/{name}/1'
     made = attached(url, credentials=login)
     assert read(made) == DATA
     assert PASSWORD not in repr(made) + json.dumps(made.details)
-    (command,) = dd_lab.processes('qemu-nbd --', 'nbd.sock').values()
+    (command,) = dd_lab.processes(state).values()
     assert 'secret,id=chap' in command
     for text in ('se,cret', 'se,,cret', '12345'):
         assert text not in command
