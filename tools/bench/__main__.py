@@ -30,6 +30,8 @@ _THEMES = (
     'mirrors',
     'file',
     'dd',
+    'iscsi',
+    'nbd',
     'process',
 )
 _SIZE = 1024
