@@ -205,7 +205,11 @@ def test_sample_configuration(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name', ['sample.conf', 'choosing.conf', 'swarm.conf']
+    'name',
+    [
+        *('attach.conf', 'choosing.conf', 'sample.conf', 'swarm.conf'),
+        'zero-copy.conf',
+    ],
 )
 def test_configurations_in_the_documentation(name):
     """Every option in them exists, and every value can be used."""
