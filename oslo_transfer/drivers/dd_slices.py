@@ -100,6 +100,8 @@ class Filling:
         program = dd_program.find()
         assert self._source.size is not None
         flags = os.O_RDWR | os.O_CLOEXEC
+        if not self._target.device:
+            flags |= os.O_NOFOLLOW
         with (
             contextlib.ExitStack() as stack,
             selectors.DefaultSelector() as self._selector,
@@ -133,6 +135,7 @@ class Filling:
         extents = self._source.extents(start, size - start)
         if self._sparse and extents is not None:
             for extent in extents:
+                self._check()
                 run = (
                     max(start, _up(extent.offset)),
                     _whole(extent.offset + extent.length, size),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import http
 import logging
 import os
@@ -41,7 +42,6 @@ class _Held:
 
     :ivar record: what it is
     :ivar server: its process, or None
-    :ivar size: in bytes; None until it was attached for the first time
     :ivar due: when to start it again, by ``time.monotonic()``
     :ivar problem: why it does not run, or ''
     :ivar gone: it was taken away
@@ -51,7 +51,6 @@ class _Held:
         self.lock = threading.Lock()
         self.record = record
         self.server: qemunbd.Server | None = None
-        self.size: int | None = None
         self.due = 0.0
         self.problem = ''
         self.gone = False
@@ -71,7 +70,7 @@ class _Held:
 
     def works(self, server: qemunbd.Server) -> None:
         """It serves."""
-        self.server, self.size, self.problem = server, server.size, ''
+        self.server, self.problem = server, ''
         self._pause = _FIRST_PAUSE
 
 
@@ -203,8 +202,14 @@ class AttachRole(role.Role):
                 self._live.add(held.record)
                 self._held[identifier] = held
             try:
-                self._serve(held)
+                server = self._serve(held)
+                # Another size later is another volume.
+                lun = dataclasses.replace(lun, size=server.size)
+                held.record = dataclasses.replace(held.record, lun=lun)
+                self._live.save(held.record)
             except BaseException:
+                with contextlib.suppress(exceptions.DetachError):
+                    _close(held)
                 self._forget(held)
                 raise
         LOG.info('%s is attached as %s', lun.where, identifier)
@@ -234,7 +239,7 @@ class AttachRole(role.Role):
             raise exceptions.Unavailable('the service is about to end')
         return self._records
 
-    def _serve(self, held: _Held) -> None:
+    def _serve(self, held: _Held) -> qemunbd.Server:
         record = held.record
         userspace.check_unit(record.lun, self._ctx)
         server = qemunbd.Server(
@@ -244,15 +249,12 @@ class AttachRole(role.Role):
             writing=record.writing,
         )
         try:
-            if held.size not in (None, server.size):
-                raise exceptions.SizeMismatch(
-                    held.size, server.size, record.lun.where
-                )
             self._live.open_up(record.id)
         except BaseException:
             server.close()
             raise
         held.works(server)
+        return server
 
     def _forget(self, held: _Held) -> None:
         held.gone = True
@@ -265,7 +267,7 @@ class AttachRole(role.Role):
         return {
             **attached.describe(held.record),
             'path': qemunbd.uri(directory),
-            'size': held.size,
+            'size': held.record.lun.size,
             'running': held.running,
             'connections': qemunbd.clients(directory),
             'problem': held.problem,

@@ -118,12 +118,6 @@ class Records:
         if not _NAME.fullmatch(record.id):
             raise exceptions.InvalidEndpoint('"id" is no attachment')
         path = self.path(record.id)
-        fields = {
-            'version': _VERSION,
-            'lun': userspace.as_json(record.lun),
-            'writing': record.writing,
-            'added': record.added,
-        }
         with oserrors.os_errors(f'making {path}'):
             os.mkdir(path, 0o700)
         try:
@@ -133,11 +127,20 @@ class Records:
                     os.chmod(path, 0o710)  # noqa: S103 (no listing)
                 if record.lun.password is not None:
                     _write(path, _SECRET, record.lun.password)
-                _write(path, _RECORD, json.dumps(fields))
+                _write(path, _RECORD, _text(record))
                 _sync(self._directory)
         except BaseException:
             self.remove(record.id)
             raise
+
+    def save(self, record: Record) -> None:
+        """Write a record anew, but for the password; durably.
+
+        :raises TransferError: it cannot be written
+        """
+        path = self.path(record.id)
+        with oserrors.os_errors(f'writing to {path}'):
+            _write(path, _RECORD, _text(record))
 
     def open_up(self, identifier: str) -> None:
         """Let the group connect to the socket, once it is there."""
@@ -182,6 +185,16 @@ def _load(path: str) -> Record:
     )
 
 
+def _text(record: Record) -> str:
+    fields = {
+        'version': _VERSION,
+        'lun': userspace.as_json(record.lun),
+        'writing': record.writing,
+        'added': record.added,
+    }
+    return json.dumps(fields)
+
+
 def _read(path: str, name: str) -> str:
     with open(os.path.join(path, name)) as file:
         return file.read()
@@ -189,7 +202,7 @@ def _read(path: str, name: str) -> str:
 
 def _write(path: str, name: str, text: str) -> None:
     target = os.path.join(path, name)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with open(os.open(target + _NEW, flags, 0o600), 'w') as file:
         file.write(text)
         file.flush()

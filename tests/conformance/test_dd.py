@@ -38,7 +38,7 @@ class TestFile(
 ):
     """Files."""
 
-    driver_class = FileDriver  # type: ignore[assignment]
+    driver_class = FileDriver
 
     def test_filling_does_not_trust(self):
         """What is held is compared with the source where it ends."""

@@ -241,6 +241,24 @@ def test_another_size_than_asked(target, image, attached):
         attached(url, connection_info=info(scsi_size=SIZE + 512))
 
 
+@pytest.mark.parametrize('lasting', [False, True])
+def test_another_unit_than_asked(lasting, service, target, image, attached):
+    """qemu-nbd does not look at that, so we do."""
+    if lasting:
+        service()
+    name = target.target()
+    target.disk(name, image, scsi_sn='mine')
+    url = f'iscsi://{target.portal}/{name}/1'
+    made = attached(
+        url, connection_info=info(scsi_serial='mine'), lasting=lasting
+    )
+    assert read(made) == DATA
+    with pytest.raises(exceptions.IntegrityError):
+        attached(
+            url, connection_info=info(scsi_serial='yours'), lasting=lasting
+        )
+
+
 def test_writing(target, image, attached):
     """Only where it is asked for, and allowed."""
     url = f'iscsi://{target.portal}/{offer(target, image)}/1'

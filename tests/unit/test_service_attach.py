@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import threading
@@ -45,6 +46,8 @@ class FakeServer:
             raise FakeServer.problem
         self.lun, self.directory, self.writing = lun, directory, writing
         self.size = FakeServer.size
+        if lun.size not in (None, self.size):
+            raise exceptions.SizeMismatch(lun.size, self.size)
         self.running = True
         self.errors = 'fell over'
         self.closed = False
@@ -188,17 +191,21 @@ def test_it_is_started_again(place, fake, asks, caplog):
         fake.made[-1].running = False
         fake.size = 8192
         until(lambda: '8192' in asks.attachments()[0]['problem'])
-        assert fake.made[-1].closed
 
 
 def test_a_restart_goes_on(place, fake, asks):
     with serve(place):
-        add(asks, writing=True)
+        asks.add_attachment(
+            *(NAME, userspace.as_json(dataclasses.replace(LUN, size=None))),
+            *(PASSWORD,),
+            writing=True,
+        )
     assert fake.made[0].closed
     fake.made.clear()
     with serve(place):
         until(lambda: fake.made)
         until(lambda: asks.attachments()[0]['running'])
+        # With the size that it had, for another is another volume.
         assert fake.made[0].lun == LUN
         assert fake.made[0].writing
         assert asks.attachments()[0]['size'] == 4096
