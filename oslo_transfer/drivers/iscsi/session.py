@@ -4,6 +4,9 @@
 Not thread-safe: whoever has a session has it for himself, see ``pool``. A
 session that breaks, or on which an answer is still due, is closed and never
 used again; so nothing writes to a caller's buffer once a call has ended.
+
+Time limits are kept here, by the monotonic clock. Those of the library
+(``iscsi_set_timeout``) are of the wall clock, which may jump.
 """
 
 from __future__ import annotations
