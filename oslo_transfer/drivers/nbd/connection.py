@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import socket
 import struct
@@ -345,8 +346,19 @@ class Connection:
         Waits for what is in flight, but not for long: the protocol asks
         for it, and some servers crash where a client just leaves.
         """
+        close_all([self])
+
+    def announce_end(self) -> None:
+        """Have whoever waits for it give up."""
         self._channel.closing = True
-        if not self._lock.acquire(timeout=_PATIENCE):
+
+    def end(self, until: float) -> None:
+        """The rest of closing it.
+
+        :param until: ``time.monotonic()`` value to wait for what is in
+            flight
+        """
+        if not self._lock.acquire(timeout=max(0.0, until - time.monotonic())):
             self._channel.shutdown()
             if not self._lock.acquire(timeout=_PATIENCE):
                 return
@@ -355,16 +367,14 @@ class Connection:
                 self._broken = exceptions.TransferCancelled(
                     f'{self.where}: it was closed'
                 )
-                self._leave()
+                self._leave(until)
             self._channel.close()
         finally:
             self._lock.release()
 
-    def _leave(self) -> None:
+    def _leave(self, until: float) -> None:
         ctx = self._ctx.replace(
-            cancel=None,
-            stop=threading.Event(),
-            deadline=time.monotonic() + _PATIENCE,
+            cancel=None, stop=threading.Event(), deadline=until
         )
         self._channel.closing = False
         self._channel.waiter = sockets.Waiter(ctx, self.where)
@@ -372,10 +382,20 @@ class Connection:
             request.drop()
         try:
             while self._replies.pending:
+                self._channel.waiter.check()
                 self._step()
         except exceptions.TransferError:
             return
         self._channel.farewell()
+
+
+def close_all(links: Sequence[Connection]) -> None:
+    """Close connections; it takes no longer than it does with one."""
+    until = time.monotonic() + _PATIENCE
+    for link in links:
+        link.announce_end()
+    for link in links:
+        link.end(until)
 
 
 def _connect(

@@ -9,6 +9,7 @@ import logging
 import threading
 import typing
 
+from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.nbd import allocation
 from oslo_transfer.drivers.nbd import connection
@@ -18,7 +19,6 @@ from oslo_transfer import exceptions
 from oslo_transfer import sockets
 
 if typing.TYPE_CHECKING:
-    from oslo_transfer import context as _context
     from oslo_transfer import endpoint as _endpoint
 
 LOG = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ class NBDSource(base.Source):
         self._endpoint = endpoint
         self._where = str(endpoint)
         self._ctx = ctx
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        # How many are connecting just now.
+        self._coming = 0
         # For what is no stream's, and ended with the source.
         self._waiter = sockets.Waiter(ctx, self._where)
         self._closed = False
@@ -76,55 +78,83 @@ class NBDSource(base.Source):
         return NBDStream(self, waiter, offset, end - offset)
 
     def take_link(self) -> connection.Connection:
-        """A connection to use; give it back."""
-        with self._lock:
-            self._check_open()
-            for dead in [each for each in self._links if not each.alive]:
-                dead.close()
-                self._links.remove(dead)
-            free = min(self._links, key=lambda each: each.users, default=None)
-            if free is None or (free.users and len(self._links) < self._most):
-                free = self._another(free)
-            free.users += 1
-            return free
+        """A connection to use; give it back.
+
+        :raises Unavailable: none can be made
+        :raises SourceChanged: the export has another size now
+        """
+        while True:
+            with self._changed:
+                self._check_open()
+                self._bury()
+                found = min(
+                    self._links, key=lambda each: each.users, default=None
+                )
+                known = len(self._links) + self._coming
+                if found is not None and (
+                    not found.users or known >= self._most
+                ):
+                    found.users += 1
+                    return found
+                if found is None and self._coming:
+                    # Who connects already does it for all.
+                    self._changed.wait(_context.TICK)
+                    continue
+                self._coming += 1
+            self._add_link(needed=found is None)
 
     def give_back(self, link: connection.Connection) -> None:
         """A connection is not used any more."""
-        with self._lock:
+        with self._changed:
             link.users -= 1
 
     def _check_open(self) -> None:
+        self._ctx.check()
         if self._closed:
             raise exceptions.TransferCancelled(
                 f'{self._where}: the source was closed'
             )
 
-    def _another(
-        self, instead: connection.Connection | None
-    ) -> connection.Connection:
-        """One more connection, or one that there is already."""
+    def _bury(self) -> None:
+        """Forget connections that have ended."""
+        for dead in [each for each in self._links if not each.alive]:
+            dead.close()
+            self._links.remove(dead)
+
+    def _add_link(self, needed: bool) -> None:
+        """Connect once more.
+
+        :param needed: there is no other connection to share
+        """
         try:
-            link = connection.Connection(
-                self._endpoint, self._ctx, self._waiter
-            )
+            link = self._connect()
+            with self._changed:
+                self._links.append(link)
+        except exceptions.SourceChanged:
+            raise
         except exceptions.TransferError as exc:
             self._check_open()
-            if instead is None or isinstance(
-                exc, exceptions.TransferCancelled | exceptions.DeadlineExceeded
-            ):
+            if needed:
                 raise
             # Not every server that says so takes several.
-            LOG.info('%s: one connection has to do: %s', self._where, exc)
-            self._most = len(self._links)
-            return instead
-        if link.export.size != self._export.size or self._closed:
+            LOG.info('%s: no further connection: %s', self._where, exc)
+            self._most = max(1, len(self._links))
+            return
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
+        if self._closed:
             link.close()
-            self._check_open()
+
+    def _connect(self) -> connection.Connection:
+        link = connection.Connection(self._endpoint, self._ctx, self._waiter)
+        if link.export.size != self._export.size:
+            link.close()
             raise exceptions.SourceChanged(
                 f'{self._where}: it had {self._export.size} bytes and has '
                 f'{link.export.size} now'
             )
-        self._links.append(link)
         return link
 
     # Extents
@@ -185,8 +215,9 @@ class NBDSource(base.Source):
         """End all connections."""
         self._closed = True
         self._waiter.close()
-        for link in list(self._links):
-            link.close()
+        with self._changed:
+            links, self._links = self._links, []
+        connection.close_all(links)
 
 
 class NBDStream(base.Stream):
