@@ -38,6 +38,10 @@ _LEAST = 8 << 20
 _MOST = 1 << 30
 # Seconds that one that was killed may take to end by itself.
 _DYING = 0.3
+# What splits a slice costs one more process: so many bytes have to be there
+# already, and so many have to be a hole, which is read fast.
+_KEPT = 1 << 19
+_SKIPPED = 8 << 20
 #: Bytes at the end of what is held that are compared with the source's.
 _OVERLAP = 64 << 10
 
@@ -128,7 +132,7 @@ class Filling:
         for held_start, held_end in self._target.held:
             # Direct input and output needs whole blocks in between.
             run = max(start, _up(held_start)), _whole(held_end, size)
-            if run[0] < run[1] and self._is_right(*run):
+            if run[1] - run[0] >= _KEPT and self._is_right(*run):
                 self._target.arrived(run[0], run[1] - run[0], 'resumed')
                 there.add(*run)
         self._target.checked()
@@ -140,7 +144,7 @@ class Filling:
                     max(start, _up(extent.offset)),
                     _whole(extent.offset + extent.length, size),
                 )
-                if not extent.data and run[0] < run[1]:
+                if not extent.data and run[1] - run[0] >= _SKIPPED:
                     self._target.arrived(run[0], run[1] - run[0], 'zeros')
                     there.add(*run)
         return list(there.gaps(size))
