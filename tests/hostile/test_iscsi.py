@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ctypes.util
 import hashlib
+import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 
@@ -645,3 +648,52 @@ def test_sparse_copies_move_what_is_allocated(lab):
     assert result.bytes_written == 2 * MIB
     assert dst.read_bytes() == harness.spread(48 * MIB, runs)
     assert dst.stat().st_blocks * 512 < 4 * MIB
+
+
+_GREEN = """
+import eventlet
+eventlet.monkey_patch()
+import json, sys, time
+from oslo_config import cfg
+import oslo_transfer
+
+conf = cfg.ConfigOpts()
+conf([], default_config_files=[], default_config_dirs=[])
+oslo_transfer.register_opts(conf)
+conf.set_override('engine', 'libiscsi', 'oslo_transfer_iscsi')
+gaps, last = [], time.monotonic()
+
+def tick():
+    global last
+    while True:
+        eventlet.sleep(0.005)
+        gaps.append(time.monotonic() - last)
+        last = time.monotonic()
+
+eventlet.spawn(tick)
+url, path = sys.argv[1:]
+for ends in ((url, path), (path, url)):
+    oslo_transfer.copy(*ends, 'full_copy', conf=conf)
+print(json.dumps(gaps))
+"""
+
+
+def test_under_eventlet(lab):
+    """As cinder-volume runs: other green threads go on meanwhile."""
+    path, target = lab.disk(harness.pattern(32 * MIB))
+    data = path.read_bytes()
+    copied = lab.root / 'copied'
+    done = subprocess.run(
+        [
+            *(sys.executable, '-W', 'ignore', '-c', _GREEN),
+            *(lab.url(target), str(copied)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    assert copied.read_bytes() == path.read_bytes() == data
+    gaps = json.loads(done.stdout)
+    assert len(gaps) > 10
+    # The first one is that of the imports.
+    assert max(gaps[1:]) < 1

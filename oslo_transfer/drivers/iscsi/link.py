@@ -52,6 +52,8 @@ class Link:
         self._socket = socket.fromfd(
             self._fd, socket.AF_INET, socket.SOCK_STREAM
         )
+        # Also for green sockets, which wait by themselves otherwise.
+        self._socket.setblocking(False)
         return True
 
     def turn(self, seconds: float) -> bool:
@@ -90,9 +92,7 @@ class Link:
             if self._socket is None:
                 return False
             try:
-                if not self._socket.recv(
-                    1, socket.MSG_PEEK | socket.MSG_DONTWAIT
-                ):
+                if not self._socket.recv(1, socket.MSG_PEEK):
                     return False
             except BlockingIOError:
                 return True

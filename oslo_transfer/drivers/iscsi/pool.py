@@ -209,14 +209,15 @@ class Pool:
         except (exceptions.Unavailable, exceptions.AccessDenied) as exc:
             with self._changed:
                 self._connecting -= 1
-                others = len(self._busy) + len(self._idle)
-                if others:
-                    # Some targets take only so many sessions of a host.
-                    LOG.info('%s; going on with %d sessions', exc, others)
-                    self.most = min(self.most, others)
-                    return None
                 self._changed.notify()
-            raise
+                count = len(self._busy) + len(self._idle)
+                # Those that read ahead do not come back by themselves.
+                if count <= self._spares:
+                    raise
+                # Some targets take only so many sessions of a host.
+                self.most = min(self.most, count)
+            LOG.info('%s; going on with %d sessions', exc, count)
+            return None
         except BaseException:
             with self._changed:
                 self._connecting -= 1
