@@ -408,6 +408,28 @@ def test_a_target_that_dies_in_the_middle(target, image, copy, tmp_path):
     assert result.bytes_by_origin['resumed'] > 0
 
 
+def test_a_target_that_hangs_in_the_middle(image, copy, tmp_path):
+    """The stall rule ends it, and all that waits for an answer."""
+    with tgt.Tgt() as mortal:
+        url = f'iscsi://{mortal.portal}/{offer(mortal, image)}/1'
+        stopped = []
+
+        def progress(_count, total):
+            if total > 2 * MIB and not stopped:
+                stopped.append(time.monotonic())
+                mortal.process.send_signal(signal.SIGSTOP)
+
+        with pytest.raises(exceptions.Stalled):
+            copy(
+                *(url, tmp_path / 'copy'),
+                progress=progress,
+                rate_limit=4 * MIB,
+            )
+        # A second for the rule, and some for those that are killed.
+        assert time.monotonic() - stopped[0] < 8
+    assert os.listdir(tmp_path) == ['disk']
+
+
 def slow_copy(url, dst, state):
     """The job of a child."""
     conf = forkserver.make_conf({'state_path': str(state)})
