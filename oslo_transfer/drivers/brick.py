@@ -68,11 +68,11 @@ def module(name: str, conf: cfg.ConfigOpts) -> typing.Any:
 
 
 def lock_path(conf: cfg.ConfigOpts) -> str:
-    """The directory of os-brick's locks on this host."""
+    """The directory of os-brick's locks on this host; it is there."""
     module(_PACKAGE, conf)
-    path: str = importlib.import_module(
-        'oslo_config.cfg'
-    ).CONF.os_brick.lock_path
+    settings = importlib.import_module('oslo_config.cfg').CONF
+    path: str = settings.os_brick.lock_path
+    os.makedirs(path, mode=0o755, exist_ok=True)
     return path
 
 
@@ -121,7 +121,6 @@ def _set_lock_path(brick: typing.Any, conf: cfg.ConfigOpts) -> None:
     if not path:
         state = conf.oslo_transfer.state_path or opts.default_state_path()
         path = os.path.join(state, 'locks')
-    os.makedirs(path, mode=0o755, exist_ok=True)
     settings.set_default('lock_path', path, group='os_brick')
 
 

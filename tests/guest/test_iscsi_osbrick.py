@@ -293,23 +293,30 @@ def test_discovery(lio, conf):
         assert read(made.path) == DATA
 
 
-def test_resized(tgt, conf):
-    """A LUN that grew is not handed out by its old size."""
-    lun = tgt.lun(content=DATA)
-    url = lun.url()
-    first = oslo_transfer.attach(url, conf=conf)
+def test_replaced(tgt, conf):
+    """Another LUN, or another size of it, behind a device is noticed."""
+    lun = tgt.lun(content=DATA, serial='0123456789abcdef')
+    first = oslo_transfer.attach(lun.url(), conf=conf)
     os.truncate(lun.backing, 2 * lun.size)
-    unit = ('--mode', 'logicalunit', '--tid', '1', '--lun', str(lun.number))
-    tgt.admin('--op', 'update', *unit, '--params=online=0')
-    tgt.admin('--op', 'update', *unit, '--params=online=1')
-    with pytest.raises(exceptions.AttachError, match='another size'):
-        oslo_transfer.attach(url, conf=conf)
+    for serial in ('0123456789abcdef', 'fedcba9876543210'):
+        replace(tgt, lun, serial)
+        with pytest.raises(exceptions.AttachError, match='another size'):
+            oslo_transfer.attach(lun.url(), conf=conf)
     first.detach()
-    with oslo_transfer.attach(url, conf=conf) as made:
+    with oslo_transfer.attach(lun.url(), conf=conf) as made:
         assert made.size == 2 * lun.size
 
 
-def test_vanished(tgt, conf, paths):
+def replace(tgt, lun, serial):
+    """Put another LUN in the place of one."""
+    unit = ('--mode', 'logicalunit', '--tid', '1', '--lun', str(lun.number))
+    tgt.admin('--op', 'delete', *unit)
+    tgt.admin('--op', 'new', *unit, '--backing-store', str(lun.backing))
+    for told in (f'scsi_sn={serial}', f'scsi_id=IET {serial}'):
+        tgt.admin('--op', 'update', *unit, f'--params={told}')
+
+
+def test_vanished(tgt, conf):
     """The target is gone: detaching tells, or works, and does not hang."""
     lun = tgt.lun(content=DATA)
     made = attach(lun, conf)

@@ -105,6 +105,8 @@ class Commands:
             return self._login(node, command, how)
         if not self._allowed(node, action):
             return '', ''
+        if node in self.failed and not {'--logout', 'delete'} & set(action):
+            raise self._again()
         return self._execute(*command, **how)
 
     def _allowed(self, node: Node, action: tuple[str, ...]) -> bool:
@@ -129,9 +131,7 @@ class Commands:
             again = node in self._tried
             self._tried.add(node)
         if again:
-            raise processutils.ProcessExecutionError(
-                exit_code=1, description='the login was tried before'
-            )
+            raise self._again()
         if self._settings and node not in self._nodes:
             self.update(node, self._settings)
         try:
@@ -151,6 +151,14 @@ class Commands:
                 f'logging in to {node[1]} at {node[0]}: {reason}'
             )
             raise
+
+    @staticmethod
+    def _again() -> Exception:
+        """Ends what os-brick tries again: iscsid has done so already."""
+        error: Exception = _processutils().ProcessExecutionError(
+            exit_code=1, description='the login was tried before'
+        )
+        return error
 
     def update(self, node: Node, settings: Mapping[str, str]) -> None:
         """Change the record of a node."""
