@@ -32,6 +32,7 @@ from oslo_transfer.service import daemon
 from oslo_transfer.testing import harness
 from tests.functional import forkserver
 from tests.servers import dd_lab
+from tests.servers import relay
 from tests.servers import tgt
 
 _GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
@@ -553,6 +554,19 @@ def test_a_new_service_goes_on(target, image, ctx, iscsi_conf, state):
         assert read(made) == DATA
         userspace.detach(made, ctx, False)
         assert asks.attachments() == []
+
+
+def test_a_network_that_comes_back(service, target, image, attached):
+    """Readers wait meanwhile; it is the same process that goes on."""
+    service()
+    name = offer(target, image)
+    with relay.Relay(target.port) as way:
+        port = way.port
+        made = attached(f'iscsi://127.0.0.1:{port}/{name}/1', lasting=True)
+        assert read(made) == DATA
+    with relay.Relay(target.port, listen=port) as way:
+        assert read(made) == DATA
+        assert way.accepted
 
 
 def test_a_lun_that_does_not_come_back(image, ctx, iscsi_conf, state):
