@@ -323,18 +323,21 @@ def reported(path):
     )
 
 
-@pytest.mark.parametrize('killed', [False, True])
+@pytest.mark.parametrize('its', ['alive', 'killed', 'stuck'])
 def test_detached_by_another_process(
-    killed, target, image, state, children, tmp_path, ctx
+    its, target, image, state, children, tmp_path, ctx
 ):
-    """Whether or not the one that made it still lives."""
+    """Whether the one that made it lives or not, and whatever it does."""
     url = f'iscsi://{target.portal}/{offer(target, image)}/1'
     child = children.start(attach_and_wait, url, state, str(tmp_path / 'made'))
     made = reported(tmp_path / 'made')
     assert read(made) == DATA
-    if killed:
+    if its == 'killed':
         child.kill()
         assert harness.wait_for(lambda: not dd_lab.processes(state), 5)
+    elif its == 'stuck':
+        (pid,) = dd_lab.processes(state)
+        os.kill(pid, signal.SIGSTOP)
     userspace.detach(made, ctx, False)
     assert not dd_lab.processes(state)
 

@@ -204,18 +204,18 @@ def wait_for_idle(directory: str) -> None:
 
 def _end_foreign(directory: str) -> None:
     """End what another process has started, if it is still there."""
-    pid = qemunbd.process(directory)
-    if pid is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    limit = time.monotonic() + _SETTLE
-    while qemunbd.process(directory) is not None:
-        if time.monotonic() > limit:
-            raise exceptions.DetachError(
-                'qemu-nbd does not end', (f'process {pid}',)
-            )
-        time.sleep(_TICK)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        pid = qemunbd.process(directory)
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        limit = time.monotonic() + _SETTLE
+        while time.monotonic() < limit:
+            if qemunbd.process(directory) is None:
+                return
+            time.sleep(_TICK)
+    raise exceptions.DetachError('qemu-nbd does not end', (f'process {pid}',))
 
 
 def _ask_service(
