@@ -262,6 +262,27 @@ def test_latency_is_paid_once(conf, tmp_path, nothing_left):
         assert time.monotonic() - started < 2
 
 
+def test_latency_is_paid_once_for_many_holes(conf, tmp_path, nothing_left):
+    """What comes behind a hole is asked for before it is read."""
+    image = tmp_path / 'image'
+    data = resource.pattern(65536)
+    with open(image, 'wb') as file:
+        for index in range(60):
+            file.seek(index * 4 * len(data))
+            file.write(data)
+    with nbdkit.Nbdkit(
+        'file', image, 'delay-read=50ms', filters=['delay']
+    ) as server:
+        started = time.monotonic()
+        result = oslo_transfer.copy(
+            server.url(), tmp_path / 'copied', conf=conf
+        )
+        # One after the other they would take 3 s.
+        assert time.monotonic() - started < 2
+    assert result.bytes_written == 60 * len(data)
+    assert (tmp_path / 'copied').read_bytes() == image.read_bytes()
+
+
 def test_cancel_at_a_low_rate(conf, tmp_path, nothing_left):
     """A copy that crawls can be left at once."""
     cancel = threading.Event()

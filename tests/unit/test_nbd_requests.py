@@ -96,6 +96,48 @@ def test_holes_are_not_asked_for(serve, conf, tmp_path):
     assert len(asked(server, nbd_session.BLOCK_STATUS)) == 1
 
 
+def holes(session, request):
+    """Every second 64 KiB are data."""
+    runs = []
+    position, end = request.offset, request.offset + request.length
+    while position < end:
+        stop = min(end, position // 65536 * 65536 + 65536)
+        runs.append((stop - position, 3 if position // 65536 % 2 else 0))
+        position = stop
+    session.extents(request, *runs)
+
+
+@pytest.mark.parametrize('align', [1, 4096, 65536])
+def test_what_is_asked_for_ahead(align, serve, open_source):
+    """It is used by who reads on, and hurts nobody else."""
+    image = bytearray(DATA)
+    for start in range(65536, len(image), 131072):
+        image[start : start + 65536] = bytes(65536)
+    server = serve(
+        bytes(image), on_status=holes, blocks=(align, 65536, 1 << 20)
+    )
+    source = open_source(server)
+    position = 0
+    while position < len(image):
+        extent = next(source.extents(position, len(image) - position))
+        end = position + extent.length
+        if extent.data:
+            with source.stream(position, extent.length) as stream:
+                assert read(stream) == image[position:end]
+        position = end
+    assert sum(each.length for each in asked(server, READ)) == len(image) // 2
+    assert server.connections == 1
+    # In any other order, too, and not to the end.
+    for start in (0, 131072 * 5, 131072, 131072 * 2 + 100, 0):
+        stream = source.stream(start, 3000)
+        found = bytearray(2000)
+        assert stream.readinto(found)
+        assert found[:1000] == image[start : start + 1000]
+        stream.close()
+    with source.stream(100, None) as stream:
+        assert read(stream) == image[100:]
+
+
 def test_window(serve, open_source):
     """What is asked for and did not come is bounded, in bytes."""
     full = threading.Event()

@@ -94,6 +94,19 @@ class Allocation:
             yield base.Extent(offset, stop - offset, found.data)
             offset = stop
 
+    def data_behind(self, offset: int) -> Iterator[base.Extent]:
+        """Runs of data behind a hole, as far as they are known.
+
+        :param offset: where the hole begins; nothing if none does
+        """
+        found = self._known(offset)
+        if found is not None and found.data:
+            return
+        while found is not None:
+            if found.data:
+                yield found
+            found = self._known(found.offset + found.length)
+
     def _known(self, offset: int) -> base.Extent | None:
         with self._lock:
             kept = list(self._kept)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -201,6 +202,8 @@ class Connection:
         )
         #: How many use it; its owner's to count.
         self.users = 0
+        #: Reads of what nobody reads yet, for who comes next.
+        self.ahead: collections.deque[replies.Request] = collections.deque()
 
     @property
     def alive(self) -> bool:
@@ -214,6 +217,14 @@ class Connection:
             finally:
                 self._lock.release()
         return self._broken is None
+
+    def is_at(self, offset: int | None) -> bool:
+        """Whether what begins there was asked for ahead."""
+        for request in list(self.ahead)[:1]:
+            return offset is not None and (
+                request.offset <= offset < request.offset + request.length
+            )
+        return False
 
     @contextlib.contextmanager
     def use(self, waiter: sockets.Waiter) -> Iterator[typing.Self]:
@@ -253,22 +264,40 @@ class Connection:
 
         :param data: sent behind it, and not kept
         """
+        request, message = self._request(kind, offset, length)
+        self._send(message)
+        if data is not None:
+            self._send(data)
+        return request
+
+    def submit_reads(
+        self, runs: Sequence[tuple[int, int]]
+    ) -> list[replies.Request]:
+        """Send several READs at once.
+
+        :param runs: offsets and lengths
+        """
+        made = [self._request(Command.READ, *run) for run in runs]
+        self._send(b''.join(message for _request, message in made))
+        return [request for request, _message in made]
+
+    def _request(
+        self, kind: wire.Command, offset: int, length: int
+    ) -> tuple[replies.Request, bytes]:
         request = replies.Request(kind, offset, length)
         self._cookie += 1
         self._replies.pending[self._cookie] = request
+        return request, wire.request(kind, self._cookie, offset, length)
+
+    def _send(self, data: bytes | memoryview) -> None:
         try:
-            self._channel.sendall(
-                wire.request(kind, self._cookie, offset, length)
-            )
-            if data is not None:
-                self._channel.sendall(data)
+            self._channel.sendall(data)
         except BaseException:
             # Half a request makes the rest useless.
             self._broken = self._broken or exceptions.Unavailable(
                 f'{self.where}: the connection was given up'
             )
             raise
-        return request
 
     def wait(self, request: replies.Request) -> None:
         """Wait until a request is settled.

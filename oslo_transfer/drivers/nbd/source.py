@@ -77,8 +77,17 @@ class NBDSource(base.Source):
         waiter = sockets.Waiter(self._ctx, self._where)
         return NBDStream(self, waiter, offset, end - offset)
 
-    def take_link(self) -> connection.Connection:
+    def data_behind(self, offset: int) -> Iterator[base.Extent]:
+        """Runs of data that are probably read behind one that ends here."""
+        if self._allocation is None:
+            return iter(())
+        return self._allocation.data_behind(offset)
+
+    def take_link(self, offset: int | None = None) -> connection.Connection:
         """A connection to use; give it back.
+
+        :param offset: where reading begins: one that is there already is
+            the best
 
         :raises Unavailable: none can be made
         :raises SourceChanged: the export has another size now
@@ -88,7 +97,9 @@ class NBDSource(base.Source):
                 self._check_open()
                 self._bury()
                 found = min(
-                    self._links, key=lambda each: each.users, default=None
+                    self._links,
+                    key=lambda each: (each.users, not each.is_at(offset)),
+                    default=None,
                 )
                 known = len(self._links) + self._coming
                 if found is not None and (
@@ -235,8 +246,10 @@ class NBDStream(base.Stream):
         self._waiter = waiter
         # Closing waits for a read that it has woken up.
         self._reading = threading.Lock()
-        self._link = source.take_link()
-        self._reads = reading.Reads(self._link, offset, length)
+        self._link = source.take_link(offset)
+        self._reads = reading.Reads(
+            self._link, offset, length, source.data_behind
+        )
 
     @property
     def waited(self) -> float:  # type: ignore[override]
