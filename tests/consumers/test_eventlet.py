@@ -34,6 +34,7 @@ COPIES = (
     'proxied_name',
     'memory',
     'torrent',
+    'dd',
 )
 CANCELS = ('cancelled', 'cancelled_busy')
 ALL = (*COPIES, 'read', *CANCELS)
@@ -77,7 +78,10 @@ def outcome(tmp_path):
             'torrent': 'torrent+file://' + published(file),
             'directory': str(tmp_path),
             'sha256': hashlib.sha256(DATA).hexdigest(),
-            'options': {'stall_timeout': 5.0},
+            'options': {
+                'stall_timeout': 5.0,
+                'state_path': str(tmp_path / 'state'),
+            },
             'scenarios': ALL,
         }
         child = subprocess.run(

@@ -171,6 +171,12 @@ class Scenarios:
         locations = [self._job['torrent'], self._job['url']]
         return self._copy(locations, self._path(), **self._digest())
 
+    def dd(self):
+        """By dd, a few processes at once."""
+        return self._copy(
+            self._job['file'], self._path(), strategy='dd', **self._digest()
+        )
+
     def read(self):
         """By open_source()."""
         state = hashlib.sha256()
