@@ -178,6 +178,10 @@ class TgtHooks(conformance.Harness):
         sink.commit = note
         return sink
 
+
+class DiskSinks:
+    """Disks as destinations."""
+
     def test_existing(self):
         """A disk is there always, and is written."""
         data = conformance.pattern(1000)
@@ -257,6 +261,7 @@ class Faults(TgtHooks):
 
 class TestTgt(
     Faults,
+    DiskSinks,
     conformance.DriverConformance,
     conformance.SourceConformance,
     conformance.SinkConformance,
@@ -302,6 +307,7 @@ class TestTgt(
 
 class TestThick(
     TgtHooks,
+    DiskSinks,
     conformance.SourceConformance,
     conformance.SinkConformance,
     unittest.TestCase,
@@ -314,10 +320,7 @@ class TestThick(
 
 
 class TestOneSession(
-    TgtHooks,
-    conformance.SourceConformance,
-    conformance.SinkConformance,
-    unittest.TestCase,
+    TgtHooks, conformance.SourceConformance, unittest.TestCase
 ):
     """A session has to do for all streams."""
 

@@ -8,6 +8,7 @@ the socket. So they need no buffer here, and no copy.
 
 from __future__ import annotations
 
+import collections
 import typing
 
 from oslo_transfer.drivers.iscsi import blocks as _blocks
@@ -16,6 +17,8 @@ from oslo_transfer.drivers.iscsi import pool as _pool
 from oslo_transfer.drivers.iscsi import session as _session
 from oslo_transfer.drivers.iscsi import waiting
 
+# So many runs are on their way at once.
+_DEPTH = 2
 # What is asked for is as long as this, and nothing is ever written to it.
 _NOWHERE = memoryview(bytearray(_blocks.MOST))
 
@@ -39,27 +42,37 @@ class Ahead:
     def __init__(self, pool: _pool.Pool, blocks: _blocks.Blocks) -> None:
         self._pool = pool
         self._blocks = blocks
-        self._asked: _Asked | None = None
+        self._asked: collections.deque[_Asked] = collections.deque()
 
-    def ask(self, offset: int, length: int, waiter: waiting.Waiter) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether enough was asked for."""
+        return len(self._asked) >= _DEPTH
+
+    def end(self, offset: int) -> int:
+        """Up to where it was asked for."""
+        if not self._asked:
+            return offset
+        return self._asked[-1].offset + self._asked[-1].length
+
+    def ask(self, offset: int, length: int, waiter: waiting.Waiter) -> bool:
         """Ask for whole blocks, if there is a session to spare."""
-        if self._asked is not None:
-            return
         session = self._pool.spare(waiter)
         if session is None:
-            return
+            return False
         try:
             batch = session.start(
                 [*self._blocks.reads(_NOWHERE[:length], offset)]
             )
         except failures.Broken:
             self._pool.give_back_spare(session)
-            return
+            return False
         except BaseException:
             session.close()
             self._pool.give_back_spare(session)
             raise
-        self._asked = _Asked(session, batch, offset, length)
+        self._asked.append(_Asked(session, batch, offset, length))
+        return True
 
     def take(
         self, view: memoryview, offset: int, waiter: waiting.Waiter
@@ -68,11 +81,10 @@ class Ahead:
 
         :returns: bytes; 0 where other ones were asked for, or they got lost
         """
-        asked = self._asked
-        if asked is None or offset != asked.offset:
+        if not self._asked or offset != self._asked[0].offset:
             self.drop()
             return 0
-        self._asked = None
+        asked = self._asked.popleft()
         # A smaller buffer than the last one gets its part.
         into = (
             view
@@ -95,7 +107,7 @@ class Ahead:
 
     def drop(self) -> None:
         """Forget what was asked for, and the session with it."""
-        asked, self._asked = self._asked, None
-        if asked is not None:
+        while self._asked:
+            asked = self._asked.popleft()
             asked.session.close()
             self._pool.give_back_spare(asked.session)

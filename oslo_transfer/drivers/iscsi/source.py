@@ -200,14 +200,17 @@ class ISCSIStream(base.Stream):
 
     def _ask_ahead(self, count: int) -> None:
         """Have the target go on where it is read fast and in order."""
-        left = self._end - self._position
-        count = min(count, left, _blocks.MOST)
-        if (
-            count >= _FIRST
-            and count <= self._step
-            and not (self._position | count) % self._blocks.block
-        ):
-            self._ahead.ask(self._position, count, self._waiter)
+        while not self._ahead.full:
+            start = self._ahead.end(self._position)
+            if start > self._position:
+                count = self._widest
+            count = min(count, self._end - start, _blocks.MOST)
+            if (
+                not _FIRST <= count <= self._step
+                or (start | count) % self._blocks.block
+                or not self._ahead.ask(start, count, self._waiter)
+            ):
+                return
 
     def _pace(self, seconds: float) -> None:
         if seconds < _QUICK:
