@@ -7,156 +7,29 @@ import collections
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
-import socket
-import struct
 import threading
 import time
 import typing
 
 from oslo_transfer import context as _context
+from oslo_transfer.drivers.nbd import channel
+from oslo_transfer.drivers.nbd import failures
 from oslo_transfer.drivers.nbd import handshake
 from oslo_transfer.drivers.nbd import names
-from oslo_transfer.drivers.nbd import opts
 from oslo_transfer.drivers.nbd import replies
 from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
-from oslo_transfer import oserrors
 from oslo_transfer import sockets
-from oslo_transfer import tls
 
 Command = wire.Command
 
-# How often to knock where a unix socket's queue is full, in seconds.
-_KNOCK = 0.02
 # Seconds for a thread to notice that its connection is to be closed, and
 # for the server to answer what is in flight.
 _PATIENCE = 0.4
 # Flushing moves no bytes, however well it goes: it gets this many times
 # the seconds of the stall rule.
 _FLUSH_TIMES = 10
-
-
-class _Channel(sockets.WatchedSocket):
-    """A socket that keeps the limits of whoever uses it just now."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        endpoint: _endpoint.Endpoint,
-        ctx: _context.Context,
-        waiter: sockets.Waiter,
-    ) -> None:
-        super().__init__(sock, ctx, str(endpoint))
-        self._endpoint = endpoint
-        self.waiter = waiter
-        #: Somebody is about to close it.
-        self.closing = False
-        self._gathers = False
-
-    def _count(self, started: float, count: int) -> None:
-        if self._closed or (self.closing and not count):
-            raise exceptions.TransferCancelled(
-                f'{self.where}: closed by another thread'
-            )
-        waited = time.monotonic() - started
-        if count:
-            # Nothing may be lost that has come: others go on behind it.
-            self.waiter.note(waited, count)
-        else:
-            self.waiter.count(waited, count)
-
-    def gather(self) -> None:
-        """Have the kernel collect what is asked for, for a tick at most.
-
-        That is one wake-up for a buffer where there would be several.
-        """
-        if (
-            type(self._sock) is not socket.socket
-            or _context.threads_are_green()
-        ):
-            return
-        tick = struct.pack('ll', 0, int(_context.TICK * 1e6))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, tick)
-        self._sock.settimeout(None)
-        self._gathers = True
-
-    def recv_into(self, buffer: memoryview) -> int:
-        """Read at least one byte; 0 at the end of the connection."""
-        if not self._gathers:
-            return super().recv_into(buffer)
-        return self._patiently(self._recv_all, buffer)
-
-    def _recv_all(self, buffer: memoryview) -> int:
-        try:
-            return self._sock.recv_into(
-                buffer, len(buffer), socket.MSG_WAITALL
-            )
-        except BlockingIOError:
-            raise TimeoutError from None
-
-    def send(self, data: memoryview) -> int:
-        """Send at least one byte; returns how many were taken."""
-        if not self._gathers:
-            return super().send(data)
-        return self._patiently(self._send_all, data)
-
-    def _send_all(self, data: memoryview) -> int:
-        try:
-            return self._sock.send(data)
-        except BlockingIOError:
-            raise TimeoutError from None
-
-    def fill(self, view: memoryview) -> int:
-        """Read at least one byte.
-
-        :raises Unavailable: the connection broke, or has ended
-        """
-        count = self.recv_into(view)
-        if not count:
-            raise exceptions.Unavailable(
-                f'{self.where}: the server has ended the connection'
-            )
-        return count
-
-    def take(self, count: int) -> bytes:
-        """Read so many bytes."""
-        found = bytearray(count)
-        rest = memoryview(found)
-        while rest:
-            rest = rest[self.fill(rest) :]
-        return bytes(found)
-
-    def secure(self) -> None:
-        """Turn it into a TLS connection."""
-        options = self._ctx.conf[opts.GROUP]
-        secured = tls.client_context(
-            opts.GROUP, options.ca_file, options.cert_file, options.key_file
-        )
-        # A socket of this host has no other name.
-        name = self._endpoint.host or 'localhost'
-        self.handshake(secured, name, strict=True)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the peer has hung up, as far as can be seen."""
-        if not self._gathers:
-            return self._look() == b''
-        try:
-            return not self._sock.recv(
-                1, socket.MSG_PEEK | socket.MSG_DONTWAIT
-            )
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def farewell(self) -> None:
-        """Say goodbye, if the socket takes it at once."""
-        with contextlib.suppress(OSError, ValueError):
-            self._sock.settimeout(0)
-            self._sock.send(wire.request(Command.DISC, 0, 0, 0))
 
 
 class Connection:
@@ -182,8 +55,8 @@ class Connection:
         self.where = str(endpoint)
         name = names.name_of(endpoint)
         self._ctx = ctx
-        self._channel = _Channel(
-            _connect(name, endpoint, ctx), endpoint, ctx, waiter
+        self._channel = channel.Channel(
+            channel.connect(name, endpoint, ctx), endpoint, ctx, waiter
         )
         self._lock = threading.Lock()
         self._broken: exceptions.TransferError | None = None
@@ -357,7 +230,7 @@ class Connection:
     def expect(self, request: replies.Request) -> None:
         """Raise if a request has failed, and all of its reply is here."""
         if request.done and request.failure is not None:
-            raise error_for(request, self.where)
+            raise failures.error_for(request, self.where)
 
     def _step(self) -> None:
         """Read once, whatever comes."""
@@ -425,78 +298,3 @@ def close_all(links: Sequence[Connection]) -> None:
         link.announce_end()
     for link in links:
         link.end(until)
-
-
-def _connect(
-    name: names.Name, endpoint: _endpoint.Endpoint, ctx: _context.Context
-) -> socket.socket:
-    if name.socket is None:
-        port = _endpoint.DEFAULT_PORTS[endpoint.scheme]
-        return ctx.connect(endpoint, endpoint.port or port)
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(0)
-        end = time.monotonic() + ctx.connect_timeout
-        while True:
-            try:
-                sock.connect(name.socket)
-                return sock
-            except BlockingIOError as exc:
-                # Its queue is full (unix(7)).
-                if time.monotonic() > end:
-                    raise exceptions.Unavailable(
-                        f'{endpoint}: the server takes no connection'
-                    ) from exc
-            ctx.sleep(_KNOCK)
-    except OSError as exc:
-        sock.close()
-        text = f'cannot connect to {endpoint}'
-        error = oserrors.translate(exc, text)
-        if isinstance(error, exceptions.AccessDenied):
-            raise error from exc
-        raise exceptions.Unavailable(str(error)) from exc
-    except BaseException:
-        sock.close()
-        raise
-
-
-_ERRORS: dict[int, type[exceptions.TransferError]] = {
-    wire.Error.EPERM: exceptions.AccessDenied,
-    wire.Error.EIO: exceptions.StorageError,
-    wire.Error.ENOMEM: exceptions.Unavailable,
-    wire.Error.ENOSPC: exceptions.NoSpace,
-    wire.Error.EOVERFLOW: exceptions.CapabilityMissing,
-    wire.Error.ENOTSUP: exceptions.CapabilityMissing,
-    wire.Error.ESHUTDOWN: exceptions.Unavailable,
-}
-_DOING = {
-    Command.READ: 'reading',
-    Command.WRITE: 'writing',
-    Command.FLUSH: 'flushing',
-    Command.WRITE_ZEROES: 'zeroing',
-    Command.BLOCK_STATUS: 'looking for holes in',
-}
-
-
-def error_for(
-    request: replies.Request, where: str
-) -> exceptions.TransferError:
-    """The library's error for a request that failed."""
-    failure = request.failure
-    assert failure is not None
-    what = f'{_DOING[request.kind]} '
-    if failure.offset is not None:
-        what += f'byte {failure.offset}'
-    elif request.length:
-        what += f'bytes {request.offset} to {request.offset + request.length}'
-    else:
-        what += 'the export'
-    try:
-        name = wire.Error(failure.code).name
-    except ValueError:
-        name = f'error {failure.code}'
-    said = f': {failure.text}' if failure.text else ''
-    # An unknown number is to be taken for EINVAL (proto.md, "Error
-    # values"), and then the two sides do not understand one another.
-    kind = _ERRORS.get(failure.code, exceptions.ProtocolError)
-    return kind(f'{where}: {what}: the server answers {name}{said}')
