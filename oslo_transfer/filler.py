@@ -222,10 +222,10 @@ class Filler(target.Target):
         """From now on only what has arrived is noted."""
         self._checked = True
 
-    def moved(self, count: int) -> None:
-        """Bytes came from peers."""
-        for each in self._limiters:
-            each.moved(count)
+    def moved(self, count: int) -> float:
+        """Bytes came from peers; tells how long to wait for more."""
+        waits = [each.moved(count) for each in self._limiters]
+        return max(waits, default=0.0)
 
     def waste(self, count: int) -> None:
         """Bytes were wrong, or came twice."""

@@ -246,7 +246,8 @@ class Filling:
         if end > job.told:
             count = end - job.told
             self._target.arrived(job.told, count, 'origin')
-            self._target.moved(count)
+            wait = self._target.moved(count)
+            self._due = max(self._due, time.monotonic() + wait)
             self._stall.moved(count)
             job.told = end
 

@@ -91,8 +91,12 @@ class Target(abc.ABC):
         """What was held and is right has been reported as arrived."""
 
     @abc.abstractmethod
-    def moved(self, count: int) -> None:
-        """Bytes came from peers; helpers count theirs by themselves."""
+    def moved(self, count: int) -> float:
+        """Bytes came from peers; helpers count theirs by themselves.
+
+        :returns: seconds to wait before more come, to keep limits that
+            others use, too
+        """
 
     @abc.abstractmethod
     def waste(self, count: int) -> None:

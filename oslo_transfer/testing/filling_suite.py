@@ -221,8 +221,9 @@ class RecordingTarget(target.Target):
         """What was held has been looked at."""
         self.was_checked = True
 
-    def moved(self, count: int) -> None:
+    def moved(self, count: int) -> float:
         """Not looked at."""
+        return 0.0
 
     def waste(self, count: int) -> None:
         """Not looked at."""

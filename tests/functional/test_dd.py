@@ -429,6 +429,27 @@ def test_copy_to_a_device(copies, image, disks):
     assert device.read_bytes() == DATA + bytes(12 * MIB - SIZE)
 
 
+def test_two_copies_share_a_limit(copies, image, tmp_path, conf):
+    """That of the process, which both of them keep together."""
+    conf.set_override(
+        *('process_rate_limit_bytes_per_second', 8 * MIB),
+        group='oslo_transfer',
+    )
+    began = time.monotonic()
+    threads = [
+        threading.Thread(target=copies, args=[image, tmp_path / name])
+        for name in ('one', 'two')
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    # What comes in the first moment, and the last slices, are not waited for.
+    assert time.monotonic() - began > 2 * SIZE / (8 * MIB) - 0.6
+    assert (tmp_path / 'one').read_bytes() == DATA
+    assert (tmp_path / 'two').read_bytes() == DATA
+
+
 def test_a_wrong_copy_is_not_shown(copies, image, tmp_path, disks):
     wrong = {'hash_algo': 'sha256', 'hash_value': '0' * 64}
     with pytest.raises(exceptions.IntegrityError):
