@@ -6,11 +6,15 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import pathlib
 import signal
 import traceback
 import typing
 
+from oslo_config import cfg
+
 import oslo_transfer
+from oslo_transfer.drivers import brick
 from oslo_transfer.drivers.iscsi import commands
 from oslo_transfer.drivers.iscsi import driver
 from oslo_transfer.drivers.iscsi import osbrick
@@ -20,6 +24,9 @@ from tests.guest import tools
 
 #: Seconds; the guest's networks are near, and its processor is slow.
 OPTIONS = {'engine': 'os_brick', 'attach_timeout': 60, 'path_timeout': 3}
+
+#: A user and a group with no rights.
+NOBODY = 65534
 
 
 def make_conf(state: typing.Any, **options: typing.Any) -> typing.Any:
@@ -125,6 +132,44 @@ def _die_after(function: typing.Any) -> typing.Any:
         _die()
 
     return call
+
+
+def as_nobody(
+    function: typing.Callable[[], typing.Any],
+    conf: typing.Any,
+    directory: pathlib.Path,
+) -> int:
+    """Call something in a process that is not root's.
+
+    The privileged daemons are forked before it gives up being root, as a
+    service may do.
+
+    :param directory: its own, for locks
+    :returns: its number
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        contexts = [
+            brick.module(f'{name}.privileged', conf).default
+            for name in ('os_brick', 'oslo_transfer')
+        ]
+        method = brick.module('oslo_privsep.priv_context', conf).Method.FORK
+        for context in contexts:
+            context.set_client_mode(True)
+            context.start(method)
+        cfg.CONF.set_override('lock_path', str(directory), group='os_brick')
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        function()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def ended(pid: int) -> int:

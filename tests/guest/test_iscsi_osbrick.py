@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import pathlib
 import signal
+import tempfile
 import threading
 import time
 
@@ -324,4 +327,46 @@ def test_vanished(tgt, conf):
     started = time.monotonic()
     made.detach(force=True)
     assert time.monotonic() - started < 60
+    assert kernel.sessions() == []
+
+
+def test_bad_sector(flaky_disks, tgt, conf, tmp_path):
+    """An unreadable sector ends dd, and is never skipped."""
+    disk = flaky_disks.disk(content=resource.pattern(8 * MIB))
+    lun = tgt.lun(backing=disk.path)
+    copy = functools.partial(
+        oslo_transfer.copy,
+        lun.url(),
+        str(tmp_path / 'image'),
+        conf=conf,
+        strategy='dd',
+    )
+    disk.bad_at(5 * MIB)
+    with pytest.raises(exceptions.TransferError):
+        copy()
+    assert not (tmp_path / 'image').exists()
+    assert kernel.sessions() == []
+    disk.heal()
+    copy()
+    assert (tmp_path / 'image').read_bytes() == disk.path.read_bytes()
+    assert kernel.sessions() == []
+
+
+def test_not_root(tgt, conf):
+    """Root is two daemons of few capabilities; the copy is nobody's."""
+    lun = tgt.lun(content=DATA)
+    with tempfile.TemporaryDirectory() as name:
+        there = pathlib.Path(name)
+        os.chown(there, kernel.NOBODY, kernel.NOBODY)
+        conf.set_override('state_path', name, group='oslo_transfer')
+        copy = functools.partial(
+            oslo_transfer.copy,
+            lun.url(),
+            str(there / 'image'),
+            conf=conf,
+            strategy='full_copy',
+        )
+        assert kernel.ended(kernel.as_nobody(copy, conf, there)) == 0
+        assert (there / 'image').stat().st_uid == kernel.NOBODY
+        assert (there / 'image').read_bytes() == lun.backing.read_bytes()
     assert kernel.sessions() == []
