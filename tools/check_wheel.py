@@ -37,18 +37,26 @@ def main() -> int:
             points.read_string(wheel.read(name).decode())
 
     problems = []
+    # What an installation puts beside the packages, as /etc.
+    data = {
+        name.split('.data/data/')[1]
+        for name in shipped
+        if '.data/data/' in name
+    }
     tracked = subprocess.run(
-        ['git', 'ls-files', 'oslo_transfer'],
+        ['git', 'ls-files', 'oslo_transfer', 'etc'],
         cwd=TOP,
         check=True,
         capture_output=True,
         text=True,
     ).stdout.split()
-    for name in sorted(set(tracked) - shipped):
+    for name in sorted(set(tracked) - shipped - data):
         problems.append(f'{name} is missing')
     for name in sorted(shipped):
         top = name.split('/', 1)[0]
-        if top != 'oslo_transfer' and not top.endswith('.dist-info'):
+        if top != 'oslo_transfer' and not top.endswith(
+            ('.dist-info', '.data')
+        ):
             problems.append(f'{name} does not belong there')
 
     project = tomllib.loads((TOP / 'pyproject.toml').read_text())['project']
