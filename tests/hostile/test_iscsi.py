@@ -531,6 +531,36 @@ def test_shrunk_while_it_is_read(lab):
                     pass
 
 
+def test_replaced_while_it_is_read(lab):
+    """Another volume under the same name is noticed (CVE-2023-2088)."""
+    _path, target = lab.disk()
+    other = lab.root / 'other'
+    other.write_bytes(harness.pattern(SIZE, 'another'))
+    with lab.source(lab.url(target)) as source:
+        buffer = bytearray(64 * 1024)
+        with source.stream(0, None) as stream:
+            stream.readinto(buffer)
+            lab.server.take_away(target)
+            lab.server.disk(target, other)
+            with pytest.raises(exceptions.IntegrityError, match='different'):
+                while stream.readinto(buffer):
+                    pass
+
+
+def test_replaced_while_it_is_written(lab):
+    """tgt says nothing; the copy fails, and at the end at the latest."""
+    _path, target = lab.disk()
+    other = lab.root / 'other'
+    other.write_bytes(DATA)
+    sink = lab.sink(lab.url(target))
+    sink.pwrite(memoryview(bytes(4096)), 0)
+    lab.server.take_away(target)
+    lab.server.disk(target, other)
+    with pytest.raises(exceptions.IntegrityError, match='different'):
+        sink.commit(4096)
+    sink.abort(False)
+
+
 def test_vanished_while_it_is_read(lab):
     """It is an error, and never zeros or the end."""
     _path, target = lab.disk()

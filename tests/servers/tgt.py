@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import time
 
 from tests.servers import child
 
@@ -162,11 +163,15 @@ class Tgt(child.Child):
         )
 
     def take_away(self, target: str, lun: int = 1) -> None:
-        """Let a disk vanish."""
-        self.admin(
+        """Let a disk vanish, as soon as tgt is done with its commands."""
+        text = (
             f'--op delete --mode logicalunit --tid {self.tid(target)} '
             f'--lun {lun}'
         )
+        end = time.monotonic() + child.READY_SECONDS
+        while (done := self._run(text)).returncode:
+            if 'still active' not in done.stderr or time.monotonic() > end:
+                raise RuntimeError(f'tgtadm {text}: {done.stderr}')
 
     def chap(
         self, target: str, user: str, secret: str, *, mutual: bool = False

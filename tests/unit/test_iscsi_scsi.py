@@ -338,18 +338,6 @@ def test_split(offset, length, block):
             True,
         ),
         (scsi.ILLEGAL_REQUEST, scsi.NO_UNIT, exceptions.NotFound, False),
-        (
-            scsi.UNIT_ATTENTION,
-            scsi.CAPACITY_CHANGED,
-            exceptions.SourceChanged,
-            True,
-        ),
-        (
-            scsi.UNIT_ATTENTION,
-            scsi.IDENTITY_CHANGED,
-            exceptions.Unavailable,
-            True,
-        ),
         (scsi.DATA_PROTECT, 0x2700, exceptions.AccessDenied, False),
         (
             scsi.DATA_PROTECT,

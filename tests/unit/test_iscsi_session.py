@@ -12,10 +12,13 @@ from oslo_transfer import call
 from oslo_transfer import context
 from oslo_transfer.drivers.iscsi import driver
 from oslo_transfer.drivers.iscsi import failures
+from oslo_transfer.drivers.iscsi import identity
 from oslo_transfer.drivers.iscsi import libiscsi
 from oslo_transfer.drivers.iscsi import lun
+from oslo_transfer.drivers.iscsi import pool as _pool
 from oslo_transfer.drivers.iscsi import scsi
 from oslo_transfer.drivers.iscsi import session
+from oslo_transfer.drivers.iscsi import unit
 from oslo_transfer.drivers.iscsi import waiting
 from oslo_transfer import exceptions
 from oslo_transfer.testing import fixtures
@@ -118,18 +121,14 @@ def test_news_without_an_end(waiter):
 
 
 @pytest.mark.parametrize(
-    ('key', 'code', 'usable'),
+    ('key', 'code'),
     [
-        (scsi.MEDIUM_ERROR, 0x1100, True),
-        (scsi.ILLEGAL_REQUEST, scsi.OUT_OF_RANGE, True),
-        # These are looked at anew, by another session.
-        (scsi.UNIT_ATTENTION, scsi.CAPACITY_CHANGED, False),
-        (scsi.UNIT_ATTENTION, scsi.IDENTITY_CHANGED, False),
+        (scsi.MEDIUM_ERROR, 0x1100),
+        (scsi.ILLEGAL_REQUEST, scsi.OUT_OF_RANGE),
     ],
 )
-def test_refusals(waiter, key, code, usable):
-    link = Link(sense(key, code))
-    made = make(link)
+def test_refusals(waiter, key, code):
+    made = make(Link(sense(key, code)))
     with pytest.raises(failures.SenseError) as caught:
         made.run(read(), waiter)
     assert (caught.value.what, caught.value.key, caught.value.code) == (
@@ -137,7 +136,18 @@ def test_refusals(waiter, key, code, usable):
         key,
         code,
     )
-    assert made.usable is usable
+    assert made.usable
+
+
+def test_news_of_a_unit_that_is_known(waiter):
+    """It may be another one now: whoever asked has to look first."""
+    link = Link(GOOD, RESET)
+    made = make(link)
+    made.known = True
+    with pytest.raises(failures.News):
+        made.run(read(2), waiter)
+    assert link.submitted == 2
+    assert made.usable
 
 
 def test_recovered_errors_are_no_errors(waiter):
@@ -227,3 +237,49 @@ def test_cancelled(conf, name):
     timer.join()
     assert time.monotonic() - started < 1
     assert link.closed
+
+
+@pytest.fixture
+def heed(conf, waiter, monkeypatch):
+    """Works with a session that has news; ``found`` is what is seen then."""
+
+    def run(found, answers):
+        made = make(Link(*answers))
+        made.known = True
+        ctx = waiter.ctx
+        pool = _pool.Pool(lun.Lun(where='where', paths=(PATH,)), ctx)
+        disk = identity.Disk('S1', frozenset(), 512_000)
+        capacity = scsi.Capacity(1000, 512)
+        pool._unit = unit.Unit(
+            disk, capacity, scsi.Limits(), scsi.Provisioning(), False
+        )
+        capacity = scsi.Capacity(found.get('blocks', 1000), 512)
+        disk = identity.Disk(
+            found.get('serial', 'S1'), frozenset(), capacity.size
+        )
+        monkeypatch.setattr(unit, 'look', lambda *_: (capacity, disk))
+        return pool._heed(made, lambda each: each.run(read(), waiter), waiter)
+
+    return run
+
+
+def test_after_news_the_same_unit_goes_on(heed):
+    assert heed({}, [RESET, RESET, GOOD])[0].moved == 512
+
+
+@pytest.mark.parametrize(
+    ('found', 'kind'),
+    [
+        ({'serial': 'S2'}, exceptions.IntegrityError),
+        ({'blocks': 999}, exceptions.SourceChanged),
+    ],
+)
+def test_after_news_another_unit_is_left(heed, found, kind):
+    """Before a byte of it is read or written."""
+    with pytest.raises(kind):
+        heed(found, [RESET])
+
+
+def test_no_end_of_news(heed):
+    with pytest.raises(exceptions.ProtocolError):
+        heed({}, [RESET] * 100)

@@ -94,8 +94,9 @@ class Ahead:
         try:
             asked.session.redirect(asked.batch, self._blocks.pieces(into))
             outcomes = asked.session.finish(asked.batch, waiter)
-        except (failures.Broken, failures.SenseError):
+        except (failures.Broken, failures.SenseError, failures.News):
             # Reading it again by the usual way tells what it is.
+            asked.session.close()
             return 0
         finally:
             self._pool.give_back_spare(asked.session)

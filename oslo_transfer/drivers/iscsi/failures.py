@@ -11,6 +11,14 @@ class Broken(exceptions.Unavailable):
     """The session is gone; another one may do what this one has not."""
 
 
+class News(Exception):  # noqa: N818
+    """Something about the unit has changed; never leaves the driver.
+
+    A target tells each session once: of a reset, another size, another
+    disk (SAM-5, 5.14).
+    """
+
+
 class SenseError(Exception):
     """A target has refused a command; never leaves the driver.
 
@@ -48,7 +56,7 @@ class SenseError(Exception):
             return exceptions.AccessDenied(
                 f'{text}: the LUN is write-protected {detail}'
             )
-        if self.code in (scsi.OUT_OF_RANGE, scsi.CAPACITY_CHANGED):
+        if self.code == scsi.OUT_OF_RANGE:
             return exceptions.SourceChanged(
                 f'{text}: the LUN has another size than before {detail}'
             )
@@ -60,7 +68,7 @@ class SenseError(Exception):
             return exceptions.StorageError(
                 f'{text}: the storage has an error there {detail}'
             )
-        if self.key in (scsi.NOT_READY, scsi.UNIT_ATTENTION, scsi.ABORTED):
+        if self.key in (scsi.NOT_READY, scsi.ABORTED):
             return exceptions.Unavailable(
                 f'{text}: the LUN is not ready {detail}'
             )

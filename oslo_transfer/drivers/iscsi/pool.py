@@ -24,6 +24,7 @@ from oslo_transfer.drivers.iscsi import failures
 from oslo_transfer.drivers.iscsi import identity
 from oslo_transfer.drivers.iscsi import login
 from oslo_transfer.drivers.iscsi import lun as _lun
+from oslo_transfer.drivers.iscsi import scsi
 from oslo_transfer.drivers.iscsi import session as _session
 from oslo_transfer.drivers.iscsi import unit as _unit
 from oslo_transfer.drivers.iscsi import waiting
@@ -36,6 +37,8 @@ LOG = logging.getLogger(__name__)
 
 # What the user-space engine can name (SAM-5, 4.7: flat space addressing).
 _MAX_LUN = (1 << 14) - 1
+# How many pieces of news are listened to for one answer.
+_MAX_NEWS = 16
 
 _T = typing.TypeVar('_T')
 
@@ -116,7 +119,7 @@ class Pool:
         while True:
             try:
                 with self._borrow(waiter) as session:
-                    return work(session)
+                    return self._heed(session, work, waiter)
             except failures.Broken as exc:
                 waiter.check()
                 failed += 1
@@ -125,6 +128,31 @@ class Pool:
                 if failed > len(self._lun.paths):
                     raise
                 LOG.info('%s; going on with another session', exc)
+
+    def _heed(
+        self,
+        session: _session.Session,
+        work: Callable[[_session.Session], _T],
+        waiter: waiting.Waiter,
+    ) -> _T:
+        """Do something; after news, see first whether it is the same unit.
+
+        A disk that was put in the place of another begins with news of a
+        reset.
+        """
+        for _ in range(_MAX_NEWS):
+            try:
+                return work(session)
+            except failures.News as exc:
+                LOG.info('%s: looking at it again after %s', waiter.where, exc)
+                session.known = False
+                capacity, disk = _unit.look(session, waiter)
+                assert self._unit is not None
+                self._compare(disk, capacity, self._unit)
+                session.known = True
+        raise exceptions.ProtocolError(
+            f'{waiter.where}: the target has one piece of news after another'
+        )
 
     @contextlib.contextmanager
     def _borrow(self, waiter: waiting.Waiter) -> Iterator[_session.Session]:
@@ -276,33 +304,49 @@ class Pool:
         )
         try:
             found = _unit.examine(session, waiter)
-            self._compare(found)
+            with self._changed:
+                unit = self._unit or found
+            self._compare(found.disk, found.capacity, unit)
         except BaseException:
             session.close()
             raise
+        session.known = True
         with self._changed:
+            self._unit = unit
             self._failed.pop(path, None)
         return session
 
-    def _compare(self, found: _unit.Unit) -> None:
-        with self._changed:
-            first = self._unit or found
-        identity.check(self._lun, [first.disk, found.disk])
-        self.check_size(found.capacity.size, first)
-        with self._changed:
-            self._unit = first
-
-    def check_size(self, size: int, unit: _unit.Unit | None = None) -> None:
-        """Compare the size with that of the unit that was opened.
-
-        :raises SourceChanged: it is another
-        """
-        unit = unit or self._unit
-        if unit is not None and size != unit.capacity.size:
+    def _compare(
+        self,
+        disk: identity.Disk,
+        capacity: scsi.Capacity,
+        unit: _unit.Unit,
+    ) -> None:
+        if capacity.size != unit.capacity.size:
             raise exceptions.SourceChanged(
                 f'{self._lun.where}: the LUN had {unit.capacity.size} bytes '
-                f'and has {size} now'
+                f'and has {capacity.size} now'
             )
+        identity.check(self._lun, [unit.disk, disk])
+
+    def check(self, waiter: waiting.Waiter) -> None:
+        """See that the unit still is the one that was opened.
+
+        Blocks for a round trip.
+
+        :raises IntegrityError: it is another
+        :raises SourceChanged: it has another size
+        """
+        unit = self._unit
+        assert unit is not None
+
+        try:
+            capacity, disk = self.do(
+                lambda session: _unit.look(session, waiter), waiter
+            )
+        except failures.SenseError as exc:
+            raise exc.translated(self._lun.where) from exc
+        self._compare(disk, capacity, unit)
 
     def _check_open(self) -> None:
         if self.closed.is_set():

@@ -59,6 +59,8 @@ class Session:
         self, link: _link.Link, path: _lun.Path, where: str, timeout: float
     ) -> None:
         self.path = path
+        #: Which unit this is was seen; from then on it has to stay so.
+        self.known = False
         self._where = f'{where}: portal {path.portal}'
         self._link = link
         self._timeout = timeout
@@ -78,6 +80,8 @@ class Session:
 
         :returns: what came of each, all of them good
         :raises SenseError: the target refused one; others may be done
+        :raises News: the target says first that something has changed, and
+            has not done one of them
         :raises Broken: the session is gone, whatever is done
         :raises Stalled: it is too slow by the context's rule
         """
@@ -166,15 +170,12 @@ class Session:
                 raise self._gone(what)
             elif outcome.key in (scsi.NO_SENSE, scsi.RECOVERED):
                 continue
-            elif outcome.key == scsi.UNIT_ATTENTION and outcome.code not in (
-                scsi.CAPACITY_CHANGED,
-                scsi.IDENTITY_CHANGED,
-            ):
-                attention = True
-            else:
-                # Another session looks at the unit anew.
-                self._broken = outcome.key == scsi.UNIT_ATTENTION
+            elif outcome.key != scsi.UNIT_ATTENTION:
                 raise failures.SenseError(what, outcome.key, outcome.code)
+            elif self.known:
+                raise failures.News(what, outcome.code)
+            else:
+                attention = True
             again.append(index)
         batch.todo = again
         return attention, busy

@@ -122,8 +122,12 @@ class ISCSISink(base.Sink):
             ) from exc
 
     def commit(self, size: int) -> None:
-        """Flush, and log out."""
+        """Flush, see that it was the right LUN to the end, and log out.
+
+        :raises IntegrityError: another has taken its place
+        """
         self.sync()
+        self._pool.check(self._waiter())
         self.abort(keep=True)
 
     def abort(self, keep: bool) -> None:

@@ -11,11 +11,9 @@ import typing
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.iscsi import ahead as _ahead
 from oslo_transfer.drivers.iscsi import blocks as _blocks
-from oslo_transfer.drivers.iscsi import failures
 from oslo_transfer.drivers.iscsi import holes
 from oslo_transfer.drivers.iscsi import lun as _lun
 from oslo_transfer.drivers.iscsi import pool as _pool
-from oslo_transfer.drivers.iscsi import unit as _unit
 from oslo_transfer.drivers.iscsi import waiting
 from oslo_transfer import exceptions
 
@@ -63,8 +61,9 @@ class ISCSISource(base.Source):
         self._holes = holes.Holes(self._pool, unit)
 
     def stream(self, offset: int, length: int | None) -> ISCSIStream:
-        """Start to read; blocks for one round trip.
+        """Start to read; blocks for a round trip.
 
+        :raises IntegrityError: another LUN has taken its place
         :raises SourceChanged: the LUN was resized
         """
         self._check_open()
@@ -77,24 +76,19 @@ class ISCSISource(base.Source):
             )
         closed = threading.Event()
         waiter = self._pool.waiter(closed)
-        self.check_size(waiter)
+        self.check(waiter)
         ahead = _ahead.Ahead(self._pool, self._blocks)
         return ISCSIStream(
             self, self._blocks, ahead, waiter, closed, offset, end
         )
 
-    def check_size(self, waiter: waiting.Waiter) -> None:
-        """See that the LUN is as large as when it was opened.
+    def check(self, waiter: waiting.Waiter) -> None:
+        """See that it is the LUN that was opened.
 
-        :raises SourceChanged: it is not
+        :raises IntegrityError: it is another
+        :raises SourceChanged: it has another size
         """
-        try:
-            found = self._pool.do(
-                lambda session: _unit.capacity(session, waiter), waiter
-            )
-        except failures.SenseError as exc:
-            raise exc.translated(self._where) from exc
-        self._pool.check_size(found.size)
+        self._pool.check(waiter)
 
     def extents(
         self, offset: int, length: int
@@ -157,7 +151,7 @@ class ISCSIStream(base.Stream):
         with self._reading:
             self._waiter.check()
             if self._position == self._end:
-                self._source.check_size(self._waiter)
+                self._source.check(self._waiter)
                 return 0
             if not view:
                 return 0

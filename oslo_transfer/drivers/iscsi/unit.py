@@ -15,8 +15,6 @@ from oslo_transfer import exceptions
 _PAGE = 252
 _CAPACITY = 32
 _STATUS = 24
-# News of a target that a new session is greeted with.
-_MAX_NEWS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +44,24 @@ def examine(session: _session.Session, waiter: waiting.Waiter) -> Unit:
     :raises Unavailable: it is not ready
     """
     try:
-        _settle(session, waiter)
-        there, disk = scsi.parse_inquiry(
+        # A new session is greeted with the news of the last ones.
+        session.run(
+            [_session.Command('opening', scsi.test_unit_ready())], waiter
+        )
+        there, is_disk = scsi.parse_inquiry(
             session.ask('INQUIRY', scsi.inquiry(length=_PAGE), _PAGE, waiter)
         )
         if not there:
             raise exceptions.NotFound(
                 f'{waiter.where}: the target has no such LUN'
             )
-        if not disk:
+        if not is_disk:
             raise exceptions.InvalidEndpoint(
                 f'{waiter.where}: the LUN is no disk'
             )
-        found = capacity(session, waiter)
+        found, disk = look(session, waiter)
         return Unit(
-            identity.Disk(
-                scsi.parse_serial(_page(session, scsi.SERIAL, waiter)),
-                scsi.parse_identification(
-                    _page(session, scsi.IDENTIFICATION, waiter)
-                ),
-                found.size,
-            ),
+            disk,
             found,
             scsi.parse_limits(_page(session, scsi.BLOCK_LIMITS, waiter)),
             scsi.parse_provisioning(_page(session, scsi.PROVISIONING, waiter)),
@@ -78,20 +73,46 @@ def examine(session: _session.Session, waiter: waiting.Waiter) -> Unit:
         raise exc.translated(waiter.where) from exc
 
 
-def _settle(session: _session.Session, waiter: waiting.Waiter) -> None:
-    """Hear the news that are meant for sessions before this one."""
-    for _ in range(_MAX_NEWS):
-        try:
-            session.run(
-                [_session.Command('opening', scsi.test_unit_ready())], waiter
-            )
-            return
-        except failures.SenseError as exc:
-            if exc.key != scsi.UNIT_ATTENTION:
-                raise
+def look(
+    session: _session.Session, waiter: waiting.Waiter
+) -> tuple[scsi.Capacity, identity.Disk]:
+    """Ask for the size, and what tells the disk from others.
+
+    In one round trip, where the target answers all three questions.
+    """
+    questions = (
+        (scsi.read_capacity_16(_CAPACITY), _CAPACITY),
+        (scsi.inquiry(scsi.SERIAL, _PAGE), _PAGE),
+        (scsi.inquiry(scsi.IDENTIFICATION, _PAGE), _PAGE),
+    )
+    commands = [
+        _session.Command('looking at the LUN', cdb, into=bytearray(length))
+        for cdb, length in questions
+    ]
+    try:
+        outcomes = session.run(commands, waiter)
+    except failures.SenseError as exc:
+        if not exc.unsupported:
+            raise
+        size = _capacity(session, waiter)
+        serial = _page(session, scsi.SERIAL, waiter)
+        names = _page(session, scsi.IDENTIFICATION, waiter)
+    else:
+        answers = [
+            bytes(command.into[: outcome.moved])
+            for command, outcome in zip(commands, outcomes)
+        ]
+        size = scsi.parse_capacity_16(answers[0])
+        serial = scsi.page_body(answers[1], scsi.SERIAL)
+        names = scsi.page_body(answers[2], scsi.IDENTIFICATION)
+    return size, identity.Disk(
+        scsi.parse_serial(serial),
+        scsi.parse_identification(names),
+        size.size,
+    )
 
 
-def capacity(
+def _capacity(
     session: _session.Session, waiter: waiting.Waiter
 ) -> scsi.Capacity:
     """Ask for the size."""
