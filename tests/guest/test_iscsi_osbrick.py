@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -119,6 +120,18 @@ def test_wrong_names(tgt, conf):
         assert read(made.path) == DATA
 
 
+def test_silent_portal(paths, conf):
+    """One that takes the connection and says nothing is given up."""
+    with paths.host.inside():
+        server = socket.create_server((paths.addresses[0], 3260))
+    url = f'iscsi://{paths.addresses[0]}/iqn.2026-11.org.example:x/1'
+    started = time.monotonic()
+    with server, pytest.raises(exceptions.Unavailable):
+        oslo_transfer.attach(url, conf=conf)
+    assert time.monotonic() - started < 60
+    assert kernel.sessions() == []
+
+
 def test_wrong_device(lio, conf):
     """Another volume behind the same number is let go untouched."""
     lun = lio.lun(content=DATA)
@@ -146,8 +159,15 @@ def test_multipath_outlives_a_path(lio, conf, paths):
             if len(found) == 4 * MIB:
                 paths.cut(0)
             found += step(len(found))
-    paths.join(0)
-    assert bytes(found) == content
+        assert bytes(found) == content
+        # Without any path it fails, and does not wait for one.
+        paths.cut(1)
+        started = time.monotonic()
+        with pytest.raises(OSError):
+            step(0)
+        assert time.monotonic() - started < 60
+    for number in range(2):
+        paths.join(number)
     made.detach()
     assert kernel.sessions() == []
 

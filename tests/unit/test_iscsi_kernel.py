@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +17,9 @@ import pytest
 from oslo_transfer.drivers import blockdev
 from oslo_transfer.drivers import brick
 from oslo_transfer.drivers import inuse
+from oslo_transfer.drivers.iscsi import attached
 from oslo_transfer.drivers.iscsi import commands
+from oslo_transfer.drivers.iscsi import opts
 from oslo_transfer.drivers.iscsi import osbrick
 from oslo_transfer.drivers.iscsi import sysfs
 from oslo_transfer.drivers import openers
@@ -357,6 +361,7 @@ def run(program, tmp_path, before, after, check=True):
 def test_usable(tmp_path, monkeypatch):
     """Each thing that is missing is named."""
     conf = fixtures.make_conf(state_path=str(tmp_path))
+    conf.register_opts(opts.OPTIONS, group=opts.GROUP)
     monkeypatch.setattr(brick, '_PACKAGE', 'os_brick_of_nobody')
     assert 'os-brick is not installed' in osbrick.usable(conf)
     monkeypatch.undo()
@@ -370,3 +375,95 @@ def test_usable(tmp_path, monkeypatch):
     assert 'iscsid' in osbrick.usable(conf)
     monkeypatch.setattr(osbrick, '_iscsid_listens', lambda: True)
     assert osbrick.usable(conf) is None
+    monkeypatch.setattr(osbrick.os, 'geteuid', lambda: 1000)
+    monkeypatch.setattr(brick, 'can_become_root', lambda: False)
+    assert 'not root' in osbrick.usable(conf)
+    conf.set_override('mutual_chap_username', 'storage', group=opts.GROUP)
+    assert 'libiscsi' in osbrick.usable(conf)
+
+
+@pytest.mark.parametrize('files', [0, 1, 2])
+@pytest.mark.parametrize('package', ['oslo_transfer', 'os_brick'])
+def test_rootwrap(tmp_path, package, files):
+    """The filters let the helpers start, and nothing that is like them."""
+    conf = fixtures.make_conf(state_path=str(tmp_path))
+    context = brick.module(f'{package}.privileged', conf).default
+    program, *words = context.helper_command('/tmp/tmpab12/privsep.sock')
+    assert program == 'sudo'
+    options = ['--config-file', '/etc/nova/nova.conf'] * files
+    command = [words[0], *options, *words[1:]]
+    assert allowed(command)
+    assert not allowed([*command, '--config-file', '/tmp/evil.conf'])
+    assert not allowed([word.replace('.default', '.x') for word in command])
+    assert not allowed(['/tmp/privsep-helper', *command[1:]])
+    if files:
+        assert not allowed(
+            [word.replace('/etc/', '/etc/../tmp/') for word in command]
+        )
+
+
+def allowed(command):
+    """What oslo.rootwrap's RegExpFilter makes of a command."""
+    parser = configparser.RawConfigParser()
+    top = pathlib.Path(__file__).parents[2]
+    parser.read(top / 'etc/oslo-transfer/rootwrap.d/oslo-transfer.filters')
+    for _name, line in parser.items('Filters'):
+        kind, program, user, *patterns = line.split(', ')
+        assert (kind, program, user) == (
+            'RegExpFilter',
+            'privsep-helper',
+            'root',
+        )
+        if len(patterns) == len(command) and all(
+            re.match(f'{pattern}$', word)
+            for pattern, word in zip(patterns, command)
+        ):
+            return True
+    return False
+
+
+class Attached:
+    """An attachment of a file, which notes that it goes."""
+
+    def __init__(self, path, error=None):
+        self.path = str(path)
+        self.gone = 0
+        self.error = error
+
+    def detach(self):
+        self.gone += 1
+        if self.error is not None:
+            raise self.error
+
+
+def test_attached_for_reading(tmp_path):
+    """It goes when it is closed, and what is left is no error of reading."""
+    path = tmp_path / 'disk'
+    path.write_bytes(b'the disk')
+    ctx = fakes.make_ctx(fixtures.make_conf(state_path=str(tmp_path)))
+    made = Attached(path, exceptions.DetachError('still there', ('sda',)))
+    with attached.AttachedSource(made, ctx) as source:
+        assert source.size == 8
+        assert made.gone == 0
+    assert made.gone == 1
+    missing = Attached(tmp_path / 'missing')
+    with pytest.raises(exceptions.NotFound):
+        attached.AttachedSource(missing, ctx)
+    assert missing.gone == 1
+
+
+def test_attached_for_writing(tmp_path):
+    """It goes when all is written, and also when it cannot be."""
+    path = tmp_path / 'disk'
+    path.write_bytes(bytes(8))
+    ctx = fakes.make_ctx(fixtures.make_conf(state_path=str(tmp_path)))
+    made = Attached(path)
+    sink = attached.AttachedSink(made, 4, ctx)
+    sink.pwrite(memoryview(b'new!'), 0)
+    sink.commit(4)
+    assert made.gone == 1
+    assert path.read_bytes() == b'new!' + bytes(4)
+    small = Attached(path)
+    with pytest.raises(exceptions.NoSpace):
+        attached.AttachedSink(small, 9, ctx)
+    assert small.gone == 1

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import os
 import shutil
 import threading
@@ -72,6 +73,11 @@ def usable(conf: cfg.ConfigOpts) -> str | None:
         return f'there is no {_INITIATOR_NAME}'
     if not _iscsid_listens():
         return 'iscsid does not run'
+    if conf.oslo_transfer_iscsi.mutual_chap_username is not None:
+        return (
+            'mutual_chap_username is for the engine libiscsi (iscsid.conf '
+            'has node.session.auth.username_in for the kernel)'
+        )
     if os.geteuid() != 0 and not brick.can_become_root():
         return (
             'this process is not root, and neither sudo nor '
@@ -224,7 +230,9 @@ def _commands_for(
     group = ctx.conf.oslo_transfer_iscsi
     settings = {
         'node.startup': 'manual',
-        'node.conn[0].timeo.login_timeout': f'{ctx.connect_timeout:.0f}',
+        'node.conn[0].timeo.login_timeout': str(
+            math.ceil(ctx.connect_timeout)
+        ),
         'node.session.initial_login_retry_max': _LOGIN_TRIES,
         'node.session.timeo.replacement_timeout': str(group.path_timeout),
     }
