@@ -679,6 +679,46 @@ def test_sparse_copies_move_what_is_allocated(lab):
     assert dst.stat().st_blocks * 512 < 4 * MIB
 
 
+@pytest.mark.parametrize('digest', [True, False])
+def test_from_lun_to_lun(lab, digest):
+    """By several sessions on either side where a digest allows it."""
+    data = harness.pattern(40 * MIB)
+    _path, first = lab.disk(data)
+    path, second = lab.disk(bytes(len(data)))
+    check = {
+        'hash_algo': 'sha256',
+        'hash_value': hashlib.sha256(data).hexdigest(),
+    }
+    result = lab.copy(
+        lab.url(first), lab.url(second), **(check if digest else {})
+    )
+    assert path.read_bytes() == data
+    assert result.form == 'device'
+    assert result.verified is digest
+
+
+def test_the_next_location(lab):
+    """A LUN that is not there, then one that has other bytes."""
+    _path, wrong = lab.disk(harness.pattern(SIZE, 'wrong'))
+    _path, right = lab.disk()
+    dst = lab.root / 'copy'
+    result = lab.copy(
+        [
+            lab.url(f'{tgt.IQN}-missing'),
+            lab.url(wrong),
+            lab.url(right),
+        ],
+        str(dst),
+        hash_algo='sha256',
+        hash_value=hashlib.sha256(DATA).hexdigest(),
+    )
+    assert dst.read_bytes() == DATA
+    assert right in result.source
+    assert {'NotFound', 'IntegrityError'} <= {
+        attempt.error for attempt in result.attempts
+    }
+
+
 _GREEN = """
 import eventlet
 eventlet.monkey_patch()
