@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -58,3 +60,47 @@ def test_a_service_becomes_root_as_its_file_says(tmp_path):
     own = _file(tmp_path / 'own.conf', 'own')
     service = _file(tmp_path / 'service.conf', 'service')
     assert _run(own, service) == ['service one', 'service two', '/service']
+
+
+# The commands that start the daemons
+
+_ETC = pathlib.Path(__file__).parents[2] / 'etc/oslo-transfer'
+_COMMANDS = """
+from oslo_config import cfg
+import oslo_transfer
+from oslo_transfer.drivers import brick
+import sys
+conf = cfg.ConfigOpts()
+conf([], default_config_files=sys.argv[1:], default_config_dirs=[])
+oslo_transfer.register_opts(conf)
+for name in ('os_brick', 'oslo_transfer'):
+    context = brick.module(f'{name}.privileged', conf).default
+    print(*context.helper_command('/tmp/tmp0a_b/privsep.sock'))
+"""
+
+
+def _commands(*files):
+    done = subprocess.run(
+        [sys.executable, '-c', _COMMANDS, *map(str, files)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_the_rule_for_sudo_fits_the_commands(tmp_path):
+    """With the helper_command of the documentation."""
+    conf = tmp_path / 'transfer.conf'
+    conf.write_text(
+        '[privsep_osbrick]\nhelper_command = sudo privsep-helper\n'
+        '[privsep_oslo_transfer]\nhelper_command = sudo privsep-helper\n'
+    )
+    text = (_ETC / 'sudoers.d/oslo-transfer').read_text()
+    (rule,) = re.findall(r'^ +\S+/privsep-helper (.*)$', text, re.MULTILINE)
+    for line in _commands(conf):
+        program, helper, arguments = line.split(' ', 2)
+        assert (program, helper) == ('sudo', 'privsep-helper')
+        assert re.search(rule, arguments)
+        more = f'--config-file /tmp/x {arguments}'
+        assert not re.search(rule, more)
