@@ -66,8 +66,10 @@ class Records:
         self._directory = directory
         self._gid = gid
         with oserrors.os_errors(f'making {directory}'):
-            # To get through to a socket: what can be seen is in there.
-            os.makedirs(directory, mode=0o711, exist_ok=True)
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            if gid is not None:
+                # The group gets through to the sockets, whatever the umask.
+                os.chmod(directory, 0o711)  # noqa: S103 (no listing)
         self._lock = listening.Lock(os.path.join(directory, 'lock'), directory)
 
     def close(self) -> None:

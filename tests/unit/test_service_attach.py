@@ -25,6 +25,8 @@ pytestmark = pytest.mark.usefixtures('nothing_left')
 
 NAME = 'ab' * 16
 PASSWORD = 'a-secret-of-chap'
+# Root can give files to any group, others to their own.
+GROUP = os.getgid() or 12345
 LUN = _lun.Lun(
     where='iscsi://***@portal/iqn.2026-01.org.example:a/1',
     paths=(_lun.Path('portal', 3260, 'iqn.2026-01.org.example:a', 1),),
@@ -254,16 +256,27 @@ def test_secrets_stay_in_their_file(place, fake, asks, caplog):
     assert PASSWORD not in caplog.text
 
 
-def test_a_group_may_connect(place, fake, asks):
-    place.set('control_socket_group', '12345', 'oslo_transfer_service')
+@pytest.mark.parametrize('umask', [0o022, 0o077])
+def test_a_group_may_connect(umask, place, fake, asks):
+    """Also with the umask of the service's unit."""
+    place.set('control_socket_group', str(GROUP), 'oslo_transfer_service')
+    before = os.umask(umask)
+    try:
+        check_group(place, asks)
+    finally:
+        os.umask(before)
+
+
+def check_group(place, asks):
     with serve(place):
         add(asks)
         directory = place.path / 'state' / 'exports' / NAME
+        assert directory.parent.stat().st_mode & 0o777 == 0o711
         for path, mode in (
             (directory, 0o710),
             (directory / 'nbd.sock', 0o660),
         ):
-            assert path.stat().st_gid == 12345
+            assert path.stat().st_gid == GROUP
             assert path.stat().st_mode & 0o777 == mode
         for name in ('record', 'secret'):
             assert (directory / name).stat().st_mode & 0o777 == 0o600
