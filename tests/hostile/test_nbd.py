@@ -12,6 +12,7 @@ import time
 import pytest
 
 import oslo_transfer
+from oslo_transfer.drivers.nbd import pump
 from oslo_transfer import exceptions
 from tests.servers import evil_nbd
 from tests.servers import nbd_session
@@ -30,7 +31,8 @@ def digest_of(data):
     }
 
 
-FACTS = {'none': {}, 'digest': digest_of(DATA)}
+# With a thread: a stream has one after some MiB.
+FACTS = {'none': {}, 'digest': digest_of(DATA), 'thread': {}}
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +59,12 @@ def assert_presentable(error, row):
     ('key', 'facts'),
     [(row.id, facts) for row in evil_nbd.ROWS.values() for facts in row.runs],
 )
-def test_server_cannot_corrupt(key, facts, conf, tmp_path, nothing_left):
+def test_server_cannot_corrupt(
+    key, facts, conf, tmp_path, nothing_left, monkeypatch
+):
     """Right bytes or a typed error; nothing visible, told or left."""
+    if facts == 'thread':
+        monkeypatch.setattr(pump, 'WORTH', 0)
     row = evil_nbd.ROWS[key]
     dst = tmp_path / 'image'
     error = None

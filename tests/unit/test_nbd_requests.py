@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 
 import pytest
 
 import oslo_transfer
 from oslo_transfer import call
 from oslo_transfer.drivers.nbd import driver
+from oslo_transfer.drivers.nbd import pump
 from oslo_transfer.drivers.nbd import reading
 from oslo_transfer import endpoint
 from oslo_transfer import exceptions
+from oslo_transfer.testing import harness
 from tests.servers import nbd_session
 from tests.servers import resource
 
@@ -300,15 +303,56 @@ def test_a_stream_that_is_closed_does_not_hurt_others(serve, open_source):
     assert server.connections == 1
 
 
+@pytest.mark.parametrize('worth', [0, 1 << 40], ids=['thread', 'none'])
+def test_trickle_holds_nobody(worth, serve, open_source, monkeypatch):
+    """A stream that gets a byte now and then is closed within a second."""
+    monkeypatch.setattr(pump, 'WORTH', worth)
+
+    def on_read(session, request):
+        if request.offset == 0:
+            nbd_session.Session.on_read(session, request)
+            return
+        head = nbd_session.STRUCTURED.to_bytes(4) + b'\0\0\0\1'
+        head += request.cookie.to_bytes(8)
+        head += (request.length + 8).to_bytes(4)
+        session.send(head + request.offset.to_bytes(8))
+        while not session.server.closing.wait(0.02):
+            session.send(b'x')
+
+    source = open_source(serve(on_read=on_read))
+    stream = source.stream(0, None)
+    ended = []
+
+    def drain():
+        with pytest.raises(exceptions.TransferCancelled):
+            read(stream)
+        ended.append(time.monotonic())
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    started = time.monotonic()
+    stream.close()
+    thread.join(2)
+    assert ended[0] < started + 1
+    assert not [
+        each
+        for each in threading.enumerate()
+        if each.name == 'oslo-transfer-nbd'
+    ]
+
+
 def test_goodbye(serve, open_source):
     """The server is told, and nothing is in flight then."""
-    server = serve()
+    server = serve(DATA[:300_000], blocks=(1, 512, 65536))
     source = open_source(server)
     with source.stream(0, None) as stream:
         stream.readinto(bytearray(10))
     source.close()
-    server.close()
-    assert server.requests[-1].kind == nbd_session.DISC
+    assert harness.wait_for(
+        lambda: server.requests[-1].kind == nbd_session.DISC, 5
+    )
 
 
 def test_writing_is_not_asked_of_a_read_only_export(serve, conf):

@@ -200,6 +200,7 @@ class Connection:
         """Take what has come of a READ, at least one byte.
 
         Data that is known to be right goes from the socket to the view.
+        Who has no :meth:`use` may do this with a request that is settled.
 
         :returns: 0 where all was taken
         :raises TransferError: what the server says
@@ -227,6 +228,17 @@ class Connection:
             return count
         return 0
 
+    def receive(self, request: replies.Request) -> None:
+        """Receive until a request is settled, or nothing came for a tick."""
+        self._channel.impatient = True
+        try:
+            while not request.done:
+                self._step()
+        except TimeoutError:
+            pass
+        finally:
+            self._channel.impatient = False
+
     def expect(self, request: replies.Request) -> None:
         """Raise if a request has failed, and all of its reply is here."""
         if request.done and request.failure is not None:
@@ -234,6 +246,8 @@ class Connection:
 
     def _step(self) -> None:
         """Read once, whatever comes."""
+        # A peer that sends a byte now and then must not hold anybody.
+        self._channel.waiter.check()
         self._advance(self._channel.fill(self._replies.room()))
 
     def _advance(self, count: int) -> None:
@@ -284,7 +298,6 @@ class Connection:
             request.drop()
         try:
             while self._replies.pending:
-                self._channel.waiter.check()
                 self._step()
         except exceptions.TransferError:
             return

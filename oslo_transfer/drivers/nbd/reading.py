@@ -62,20 +62,48 @@ class Reads:
 
         :raises TransferError: what the server says, or the connection
         """
-        view = view[: self._end - self._position]
-        if not view:
+        if self.finished:
             return 0
-        if not self._begun:
-            self._begun = True
-            self._adopt()
         self._fill()
-        request = self._queue[0]
-        count = self._link.read_into(request, view)
+        view = view[: self._end - self._position]
+        return self._took(self._link.read_into(self._queue[0], view))
+
+    def _took(self, count: int) -> int:
         self._position += count
         self._window = min(WINDOW, self._window + count)
-        if request.taken == request.length:
+        if self._queue[0].taken == self._queue[0].length:
             self._queue.popleft()
         return count
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the run was taken."""
+        return self._position == self._end
+
+    # For two threads: one receives, one takes.
+
+    @property
+    def due(self) -> bool:
+        """Whether there is anything to ask for, or to receive."""
+        return self._room or any(not each.done for each in list(self._queue))
+
+    @property
+    def ready(self) -> bool:
+        """Whether something can be taken."""
+        return bool(self._queue) and self._queue[0].done
+
+    def receive(self) -> None:
+        """Ask for what may be in flight, and receive some of it."""
+        self._fill()
+        for request in list(self._queue):
+            if not request.done:
+                self._link.receive(request)
+                return
+
+    def take(self, view: memoryview) -> int:
+        """Take at least one byte of what was received."""
+        view = view[: self._end - self._position]
+        return self._took(self._link.read_into(self._queue[0], view))
 
     def _adopt(self) -> None:
         """Take what was asked for already, or have it thrown away."""
@@ -91,11 +119,11 @@ class Reads:
 
     def _fill(self) -> None:
         """Ask for as much as may be in flight, all at once."""
+        if not self._begun:
+            self._begun = True
+            self._adopt()
         runs = []
-        while (
-            self._next < self._asked_end
-            and self._next - self._position < self._window
-        ):
+        while self._room:
             # Requests end at multiples of the step, and blocks with them.
             count = self._most(self._next, self._asked_end)
             runs.append((self._next, count))
@@ -108,6 +136,13 @@ class Reads:
             made[0].taken = max(0, self._position - made[0].offset)
             self._queue.extend(made[:own])
             self._link.ahead.extend(made[own:])
+
+    @property
+    def _room(self) -> bool:
+        return (
+            self._next < self._asked_end
+            and self._next - self._position < self._window
+        )
 
     def _most(self, start: int, end: int) -> int:
         return min(self._step - start % self._step, end - start)

@@ -188,11 +188,12 @@ class Replies:
 
     def _park(self, request: Request) -> memoryview:
         if request.parked is None:
-            # A new one would cost more than what is copied by it.
-            if self._spare and len(self._spare[-1]) == request.length:
-                request.parked = self._spare.pop()
-            else:
-                request.parked = memoryview(bytearray(request.length))
+            # A new one would cost more than what is copied by it. Another
+            # thread may add one just now.
+            spare = self._spare.pop() if self._spare else None
+            if spare is None or len(spare) != request.length:
+                spare = memoryview(bytearray(request.length))
+            request.parked = spare
         return request.parked
 
     def advance(self, count: int) -> None:

@@ -13,6 +13,7 @@ from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.nbd import allocation
 from oslo_transfer.drivers.nbd import connection
+from oslo_transfer.drivers.nbd import pump
 from oslo_transfer.drivers.nbd import reading
 from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
@@ -244,6 +245,10 @@ class NBDStream(base.Stream):
         super().__init__()
         self._source = source
         self._waiter = waiter
+        self._pump: pump.Pump | None = None
+        self._come = 0
+        # Before there was a pump.
+        self._waited = 0.0
         # Closing waits for a read that it has woken up.
         self._reading = threading.Lock()
         self._link = source.take_link(offset)
@@ -254,20 +259,34 @@ class NBDStream(base.Stream):
     @property
     def waited(self) -> float:  # type: ignore[override]
         """Seconds spent waiting for the server."""
+        if self._pump is not None:
+            return self._waited + self._pump.waited
         return self._waiter.waited
 
     def readinto(self, buffer: typing.Any) -> int:
         """Read at least one byte."""
         view = memoryview(buffer).cast('B')
         with self._reading:
+            self._waiter.check()
+            if not view:
+                return 0
+            if self._pump is not None:
+                return self._pump.read_into(view)
             with self._link.use(self._waiter):
-                return self._reads.read_into(view)
+                count = self._reads.read_into(view)
+            self._come += count
+            if self._come > pump.WORTH and not _context.threads_are_green():
+                self._waited = self._waiter.waited
+                self._pump = pump.Pump(self._reads, self._link, self._waiter)
+            return count
 
     def close(self) -> None:
         """Drop what was asked for; ends a read in another thread."""
         self._waiter.close()
         if self._reading.acquire(timeout=_PATIENCE):
             if not self.closed:
+                if self._pump is not None:
+                    self._pump.stop()
                 self._reads.drop()
                 self._source.give_back(self._link)
             super().close()
