@@ -525,3 +525,14 @@ def test_record_of_nothing(host, ctx):
     )
     osbrick.detach(made, ctx, False)
     assert host.commands == []
+
+
+def test_damaged_record(host, ctx):
+    """A record that says nothing sensible is told, and hinders nobody."""
+    made = attach(ctx)
+    for details in ({**made.details, 'disk': 'sda'}, {'targets': 5}):
+        with pytest.raises(exceptions.DetachError, match='cannot be used'):
+            osbrick.detach(
+                dataclasses.replace(made, details=details), ctx, False
+            )
+    assert host.disks(1) == ['sda']

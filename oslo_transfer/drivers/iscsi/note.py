@@ -67,8 +67,15 @@ class Note:
 def from_details(details: Mapping[str, typing.Any]) -> Note:
     """What :meth:`Note.as_details` gave.
 
-    :raises KeyError, TypeError, ValueError: it is something else
+    :raises ValueError: it is something else
     """
+    try:
+        return _note(details)
+    except (AttributeError, KeyError, TypeError) as exc:
+        raise ValueError('it is not a record of this engine') from exc
+
+
+def _note(details: Mapping[str, typing.Any]) -> Note:
     disk = details['disk']
     return Note(
         boot=details['boot'],

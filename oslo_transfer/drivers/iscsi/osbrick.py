@@ -183,7 +183,13 @@ def detach(
     """
     if 'targets' not in attachment.details:
         return
-    note = _note.from_details(attachment.details)
+    try:
+        note = _note.from_details(attachment.details)
+    except ValueError as exc:
+        raise exceptions.DetachError(
+            f'the record of {attachment.source} cannot be used: {exc}',
+            (attachment.path,) if attachment.path else (),
+        ) from exc
     if not note.adopted:
         with _turn(ctx):
             _take_away(note, attachment.source, ctx, force)
@@ -300,7 +306,8 @@ def _ours(ctx: _context.Context, boot: str) -> set[_note.Node]:
     for each in attachment_records.Records(ctx).all():
         details = each.attachment.details
         if details.get('engine') == ENGINE and details.get('boot') == boot:
-            found |= _note.from_details(details).made
+            with contextlib.suppress(ValueError):
+                found |= _note.from_details(details).made
     return found
 
 
