@@ -18,7 +18,7 @@ readonly VENV=$PWD/.venv-test
 readonly POLICY=/usr/sbin/policy-rc.d
 # The groups of functional tests. Group NAME has its packages in the profile
 # functional-NAME of bindep.txt.
-readonly GROUPS_ALL=(bittorrent file ftp guest http iscsi sftp)
+readonly GROUPS_ALL=(bittorrent file ftp guest http iscsi nbd sftp)
 declare -rA GROUP_COMMANDS=(
     [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
     [file]='losetup mkfs.btrfs mkfs.ext4 mkfs.xfs qemu-img strace'
@@ -26,6 +26,7 @@ declare -rA GROUP_COMMANDS=(
     [guest]='mke2fs mmdebstrap qemu-system-x86_64 setpriv'
     [http]='nginx squid'
     [iscsi]='nbdcopy qemu-img qemu-nbd tgtd'
+    [nbd]='nbdcopy nbdinfo nbdkit qemu-img qemu-nbd'
     [sftp]='ssh-agent sshd'
 )
 
