@@ -10,6 +10,7 @@ import ctypes.util
 import hashlib
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -677,6 +678,30 @@ def test_sparse_copies_move_what_is_allocated(lab):
     assert result.bytes_written == 2 * MIB
     assert dst.read_bytes() == harness.spread(48 * MIB, runs)
     assert dst.stat().st_blocks * 512 < 4 * MIB
+
+
+@pytest.mark.parametrize('sessions', [1, 4])
+@pytest.mark.parametrize('seed', range(4))
+def test_buffers_of_all_sizes_in_turn(lab, sessions, seed):
+    """What was read ahead is not lost, and not given twice."""
+    choose = random.Random(seed)  # noqa: S311
+    lab.set('sessions', sessions)
+    _path, target = lab.disk(harness.pattern(12 * MIB))
+    data = harness.pattern(12 * MIB)
+    sizes = (1, 100, 4096, 65536, 300_000, MIB, 3 * MIB)
+    buffer = memoryview(bytearray(max(sizes)))
+    with lab.source(lab.url(target)) as source:
+        start = choose.randrange(MIB)
+        found = bytearray()
+        with source.stream(start, None) as stream:
+            size = choose.choice(sizes)
+            while count := stream.readinto(buffer[:size]):
+                found += buffer[:count]
+                if choose.random() < 0.3:
+                    size = choose.choice(sizes[2:])
+        assert found == data[start:]
+        # Nothing was thrown away and made anew on the way.
+        assert lab.server.sessions() <= sessions
 
 
 @pytest.mark.parametrize('digest', [True, False])

@@ -74,37 +74,34 @@ class Ahead:
         self._asked.append(_Asked(session, batch, offset, length))
         return True
 
-    def take(
-        self, view: memoryview, offset: int, waiter: waiting.Waiter
-    ) -> int:
-        """Fill the start of a buffer with what was asked for.
+    def there(self, offset: int) -> int:
+        """How many bytes were asked for from an offset on.
 
-        :returns: bytes; 0 where other ones were asked for, or they got lost
+        What was asked for elsewhere is forgotten: nobody wants it.
         """
-        if not self._asked or offset != self._asked[0].offset:
+        if self._asked and self._asked[0].offset != offset:
             self.drop()
-            return 0
+        return self._asked[0].length if self._asked else 0
+
+    def take(self, view: memoryview, waiter: waiting.Waiter) -> bool:
+        """Fill a buffer with what was asked for first; as long as that.
+
+        :returns: whether it came
+        """
         asked = self._asked.popleft()
-        # A smaller buffer than the last one gets its part.
-        into = (
-            view
-            if len(view) >= asked.length
-            else memoryview(bytearray(asked.length))
-        )[: asked.length]
         try:
-            asked.session.redirect(asked.batch, self._blocks.pieces(into))
+            asked.session.redirect(asked.batch, self._blocks.pieces(view))
             outcomes = asked.session.finish(asked.batch, waiter)
-        except (failures.Broken, failures.SenseError, failures.News):
+        except (failures.Broken, failures.SenseError, failures.News) as exc:
             # Reading it again by the usual way tells what it is.
+            if isinstance(exc, failures.Broken):
+                self._pool.note(asked.session.path)
             asked.session.close()
-            return 0
+            return False
         finally:
             self._pool.give_back_spare(asked.session)
         self._blocks.check(asked.batch.commands, outcomes)
-        count = min(len(view), asked.length)
-        if into.obj is not view.obj:
-            view[:count] = into[:count]
-        return count
+        return True
 
     def drop(self) -> None:
         """Forget what was asked for, and the session with it."""

@@ -160,7 +160,7 @@ class Pool:
         try:
             yield session
         except failures.Broken:
-            self._note(session.path)
+            self.note(session.path)
             raise
         finally:
             self.give_back(session)
@@ -204,7 +204,8 @@ class Pool:
         if not keep:
             session.close()
 
-    def _note(self, path: _lun.Path) -> None:
+    def note(self, path: _lun.Path) -> None:
+        """A portal has failed: it is tried last from now on."""
         with self._changed:
             self._failed[path] = time.monotonic()
 
@@ -266,7 +267,7 @@ class Pool:
             try:
                 return self._log_in_at(path, waiter)
             except (exceptions.Unavailable, exceptions.NotFound) as exc:
-                self._note(path)
+                self.note(path)
                 reasons.append(exc)
         if len(reasons) == 1:
             raise reasons[0]

@@ -155,31 +155,49 @@ class ISCSIStream(base.Stream):
                 return 0
             if not view:
                 return 0
-            if len(view) < min(_FIRST, self._end - self._position):
-                count = self._read_small(view)
-                self._position += count
-                return count
-            count = self._ahead.take(view, self._position, self._waiter)
-            if not count:
-                count = self._read(view)
+            small = len(view) < min(_FIRST, self._end - self._position)
+            count = self._from_kept(view)
+            if not count and small:
+                self._keep(_FIRST)
+                count = self._from_kept(view)
+            count = count or self._from_ahead(view) or self._read(view)
             self._position += count
-            # What is left of this buffer, or the next one.
-            self._widest = max(self._widest, len(view))
-            self._ask_ahead(len(view) - count or self._widest)
+            if not small and not self._has_kept():
+                # What is left of this buffer, or the next one.
+                self._widest = max(self._widest, len(view))
+                self._ask_ahead(len(view) - count or self._widest)
         return count
 
-    def _read_small(self, view: memoryview) -> int:
+    def _has_kept(self) -> bool:
+        return 0 <= self._position - self._kept_from < len(self._kept)
+
+    def _from_kept(self, view: memoryview) -> int:
         """Serve small buffers from a larger one."""
+        if not self._has_kept():
+            return 0
         at = self._position - self._kept_from
-        if not 0 <= at < len(self._kept):
-            kept = memoryview(
-                bytearray(min(_FIRST, self._end - self._position))
-            )
-            self._blocks.read(kept, self._position, self._waiter)
-            self._kept, self._kept_from, at = kept, self._position, 0
         count = min(len(view), len(self._kept) - at)
         view[:count] = self._kept[at : at + count]
         return count
+
+    def _keep(self, count: int) -> None:
+        """Read more than was asked for."""
+        kept = memoryview(bytearray(min(count, self._end - self._position)))
+        self._blocks.read(kept, self._position, self._waiter)
+        self._kept, self._kept_from = kept, self._position
+
+    def _from_ahead(self, view: memoryview) -> int:
+        """What was asked for before."""
+        length = self._ahead.there(self._position)
+        if len(view) >= length:
+            took = length and self._ahead.take(view[:length], self._waiter)
+            return length if took else 0
+        # The buffers have become smaller.
+        kept = memoryview(bytearray(length))
+        if not self._ahead.take(kept, self._waiter):
+            return 0
+        self._kept, self._kept_from = kept, self._position
+        return self._from_kept(view)
 
     def _read(self, view: memoryview) -> int:
         left = self._end - self._position
