@@ -21,11 +21,12 @@ readonly POLICY=/usr/sbin/policy-rc.d
 readonly GROUPS_ALL=(bittorrent file ftp guest http iscsi nbd sftp)
 declare -rA GROUP_COMMANDS=(
     [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
-    [file]='losetup mkfs.btrfs mkfs.ext4 mkfs.xfs qemu-img strace'
+    [file]='busybox fusermount3 losetup mkfs.btrfs mkfs.ext4 mkfs.xfs nbdfuse
+        nbdkit qemu-img strace'
     [ftp]='vsftpd'
     [guest]='mke2fs mmdebstrap qemu-system-x86_64 setpriv'
     [http]='nginx squid'
-    [iscsi]='nbdcopy qemu-img qemu-nbd tgtd'
+    [iscsi]='fusermount3 nbdcopy nbdfuse qemu-img qemu-nbd tgtd'
     [nbd]='nbdcopy nbdinfo nbdkit qemu-img qemu-nbd'
     [sftp]='ssh-agent sshd'
 )
