@@ -49,6 +49,8 @@ def _configuration(directory: pathlib.Path) -> cfg.ConfigOpts:
         f'state_path = {directory}/state\n'
         f'[oslo_transfer_iscsi]\n'
         f'engine = os_brick\n'
+        # Emulated, all takes long.
+        f'attach_timeout = 300\n'
     )
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[str(path)], default_config_dirs=[])
