@@ -259,7 +259,7 @@ def test_latency_is_paid_once(conf, tmp_path, nothing_left):
         started = time.monotonic()
         oslo_transfer.copy(server.url(), tmp_path / 'copied', conf=conf)
         # One after the other they would take 3.2 s.
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 2.7
 
 
 def test_latency_is_paid_once_for_many_holes(conf, tmp_path, nothing_left):
@@ -278,7 +278,7 @@ def test_latency_is_paid_once_for_many_holes(conf, tmp_path, nothing_left):
             server.url(), tmp_path / 'copied', conf=conf
         )
         # One after the other they would take 3 s.
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 2.5
     assert result.bytes_written == 60 * len(data)
     assert (tmp_path / 'copied').read_bytes() == image.read_bytes()
 
