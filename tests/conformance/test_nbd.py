@@ -201,7 +201,8 @@ class Faults(NbdkitHooks):
             if end <= at:
                 session.part(request, request.offset, end, nbd_session.DONE)
                 return
-            session.part(request, request.offset, at)
+            if request.offset < at:
+                session.part(request, request.offset, at)
             session.reset()
 
         blocks = (1, 512, 65536)
