@@ -49,6 +49,7 @@ from oslo_transfer import exceptions
 from oslo_transfer import lockfile
 from oslo_transfer import opts
 from oslo_transfer import oserrors
+from oslo_transfer import statefile
 
 LOG = logging.getLogger(__name__)
 
@@ -130,34 +131,15 @@ class Records:
             for field in dataclasses.fields(record.attachment)
             if not field.name.startswith('_')
         }
+        document = {
+            'version': _VERSION,
+            **fields,
+            'sharing': record.sharing,
+            'boot': record.boot,
+        }
         with oserrors.os_errors(f'writing {path}'):
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            temporary = path + '.new'
-            with open(
-                os.open(
-                    temporary,
-                    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW,
-                    0o600,
-                ),
-                'w',
-            ) as file:
-                json.dump(
-                    {
-                        'version': _VERSION,
-                        **fields,
-                        'sharing': record.sharing,
-                        'boot': record.boot,
-                    },
-                    file,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            statefile.write(path, json.dumps(document).encode())
 
     def remove(self, identifier: str) -> None:
         """Forget one; idempotent."""

@@ -24,9 +24,11 @@ import typing
 from oslo_transfer.drivers.iscsi import lun as _lun
 from oslo_transfer.drivers.iscsi import qemunbd
 from oslo_transfer.drivers.iscsi import userspace
+from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 from oslo_transfer.service import listening
+from oslo_transfer import statefile
 
 LOG = logging.getLogger(__name__)
 
@@ -34,7 +36,6 @@ _VERSION = 1
 _NAME = re.compile('[0-9a-f]{32}')
 _RECORD = 'record'
 _SECRET = 'secret'  # noqa: S105 (the name of a file)
-_NEW = '.new'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +129,10 @@ class Records:
                     os.chown(path, -1, self._gid)
                     os.chmod(path, 0o710)  # noqa: S103 (no listing)
                 if record.lun.password is not None:
-                    _write(path, _SECRET, record.lun.password)
-                _write(path, _RECORD, _text(record))
-                _sync(self._directory)
+                    secret = record.lun.password.encode()
+                    statefile.write(os.path.join(path, _SECRET), secret)
+                statefile.write(os.path.join(path, _RECORD), _data(record))
+                localfs.sync_directory(self._directory)
         except BaseException:
             self.remove(record.id)
             raise
@@ -142,7 +144,7 @@ class Records:
         """
         path = self.path(record.id)
         with oserrors.os_errors(f'writing to {path}'):
-            _write(path, _RECORD, _text(record))
+            statefile.write(os.path.join(path, _RECORD), _data(record))
 
     def open_up(self, identifier: str) -> None:
         """Let the group connect to the socket, once it is there."""
@@ -159,7 +161,8 @@ class Records:
         """
         path = self.path(identifier)
         # The record is the last, so that a restart tries again.
-        names = (_SECRET, _SECRET + _NEW, _RECORD + _NEW, _RECORD)
+        new = (_SECRET + statefile.NEW, _RECORD + statefile.NEW)
+        names = (_SECRET, *new, _RECORD)
         with oserrors.os_errors(f'removing {path}'):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
@@ -187,38 +190,19 @@ def _load(path: str) -> Record:
     )
 
 
-def _text(record: Record) -> str:
+def _data(record: Record) -> bytes:
     fields = {
         'version': _VERSION,
         'lun': userspace.as_json(record.lun),
         'writing': record.writing,
         'added': record.added,
     }
-    return json.dumps(fields)
+    return json.dumps(fields).encode()
 
 
 def _read(path: str, name: str) -> str:
     with open(os.path.join(path, name)) as file:
         return file.read()
-
-
-def _write(path: str, name: str, text: str) -> None:
-    target = os.path.join(path, name)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with open(os.open(target + _NEW, flags, 0o600), 'w') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(target + _NEW, target)
-    _sync(path)
-
-
-def _sync(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def describe(record: Record) -> dict[str, typing.Any]:

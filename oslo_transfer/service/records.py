@@ -25,6 +25,7 @@ from oslo_transfer.drivers.bittorrent import metainfo
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 from oslo_transfer.service import listening
+from oslo_transfer import statefile
 
 LOG = logging.getLogger(__name__)
 
@@ -108,11 +109,10 @@ class Records:
         }
         with oserrors.os_errors(f'writing {path}.json'):
             if new:
-                _write(f'{path}.torrent', record.meta.data, durable=True)
+                statefile.write(f'{path}.torrent', record.meta.data)
             # What is lost of the rest in a power cut is a counter.
-            _write(f'{path}.json', json.dumps(fields).encode(), durable=new)
-            if new:
-                _sync(self._directory)
+            data = json.dumps(fields).encode()
+            statefile.write(f'{path}.json', data, durable=new)
 
     def remove(self, record: Record) -> None:
         """Take a record away.
@@ -169,27 +169,3 @@ def _read(path: str, most: int) -> bytes:
     if len(data) > most:
         raise ValueError('it is too large')
     return data
-
-
-def _write(path: str, data: bytes, *, durable: bool) -> None:
-    with open(
-        os.open(
-            f'{path}.new',
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW,
-            0o600,
-        ),
-        'wb',
-    ) as file:
-        file.write(data)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    os.rename(f'{path}.new', path)
-
-
-def _sync(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

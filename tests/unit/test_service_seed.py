@@ -15,8 +15,8 @@ import pytest
 from oslo_transfer import exceptions
 from oslo_transfer import service
 from oslo_transfer.service import client
-from oslo_transfer.service import records
 from oslo_transfer.service import seed as _seed
+from oslo_transfer import statefile
 from tests.servers import resource
 from tests.servers import torrents
 from tests.unit import services
@@ -663,7 +663,7 @@ def test_full_disk_refuses_the_new_and_keeps_the_old(
         raise OSError(28, 'No space left on device')
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, '_write', full)
+        patch.setattr(statefile, 'write', full)
         with pytest.raises(exceptions.NoSpace):
             seeds.other(1)
         patch.setattr(_seed, '_SAVE_SECONDS', 0.0)
