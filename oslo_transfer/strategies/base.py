@@ -12,7 +12,9 @@ import abc
 import dataclasses
 import typing
 
+from oslo_transfer import attempts as _attempts
 from oslo_transfer import ends
+from oslo_transfer import exceptions
 from oslo_transfer import result as _result
 
 if typing.TYPE_CHECKING:
@@ -60,6 +62,31 @@ class Outcome:
     attachment: drivers_base.Attachment | None = None
     attempts: tuple[_result.Attempt, ...] = ()
     seeding: bool | None = None
+
+
+def choose(
+    strategy: str,
+    request: _request.Request,
+    flag: drivers_base.Capability,
+    otherwise: str,
+) -> tuple[list[ends.End], tuple[_result.Attempt, ...]]:
+    """The locations that have a capability, and why not the others.
+
+    :param otherwise: says that there is none
+    :raises CapabilityMissing: there is none
+    """
+    usable, passed_over = [], []
+    for end in request.sources:
+        if flag in end.capabilities:
+            usable.append(end)
+        else:
+            error = exceptions.CapabilityMissing(
+                f'the {end.driver_name} driver has no {flag.name}'
+            )
+            passed_over.append(_attempts.attempt(strategy, str(end), error))
+    if not usable:
+        raise exceptions.CapabilityMissing(otherwise)
+    return usable, tuple(passed_over)
 
 
 class Strategy(abc.ABC):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 
 from oslo_transfer import attempts as _attempts
@@ -39,26 +38,16 @@ class Dd(base.Strategy):
             raise exceptions.CapabilityMissing(
                 f'{destination} is not a file or block device on this host'
             )
-        usable, passed_over = [], []
-        for end in request.sources:
-            if (
-                isinstance(end, ends.LocationEnd)
-                and drivers_base.Capability.ATTACH in end.capabilities
-            ):
-                usable.append(AttachedEnd(**_fields(end)))
-            else:
-                error = exceptions.CapabilityMissing(
-                    f'the {end.driver_name} driver has no ATTACH'
-                )
-                passed_over.append(
-                    _attempts.attempt(self.name, str(end), error)
-                )
-        if not usable:
-            raise exceptions.CapabilityMissing('no location can be attached')
+        usable, passed_over = base.choose(
+            self.name,
+            request,
+            drivers_base.Capability.ATTACH,
+            'no location can be attached',
+        )
         return base.Plan(
             strategy=self.name,
-            sources=tuple(usable),
-            passed_over=tuple(passed_over),
+            sources=tuple(map(AttachedEnd.of, usable)),
+            passed_over=passed_over,
             steps=tuple(
                 f'attach {end} by {end.driver_name}, have dd copy it to '
                 f'{destination}, verify it, detach'
@@ -81,6 +70,12 @@ class Dd(base.Strategy):
 class AttachedEnd(ends.LocationEnd):
     """A location that is attached for as long as it is open."""
 
+    @classmethod
+    def of(cls, end: ends.End) -> AttachedEnd:
+        """The same location, attached when it is opened."""
+        assert isinstance(end, ends.LocationEnd)  # Only these have ATTACH.
+        return cls(end.location, end.endpoint, end.driver)
+
     @property
     def capabilities(self) -> drivers_base.Capability:
         """Those of dd."""
@@ -99,10 +94,3 @@ class AttachedEnd(ends.LocationEnd):
         except BaseException:
             attachment.detach(force=True)
             raise
-
-
-def _fields(end: ends.LocationEnd) -> dict[str, typing.Any]:
-    return {
-        field.name: getattr(end, field.name)
-        for field in dataclasses.fields(end)
-    }

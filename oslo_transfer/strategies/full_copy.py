@@ -49,26 +49,19 @@ class FullCopy(base.Strategy):
                 f'{destination} cannot be written to: the '
                 f'{destination.driver_name} driver has no WRITE'
             )
-        usable, passed_over = [], []
-        for end in request.sources:
-            if drivers_base.Capability.READ in end.capabilities:
-                usable.append(end)
-            else:
-                error = exceptions.CapabilityMissing(
-                    f'the {end.driver_name} driver has no READ'
-                )
-                passed_over.append(
-                    _attempts.attempt(self.name, str(end), error)
-                )
-        if not usable:
-            raise exceptions.CapabilityMissing('no location can be read')
+        usable, passed_over = base.choose(
+            self.name,
+            request,
+            drivers_base.Capability.READ,
+            'no location can be read',
+        )
         filling = _filling(usable, request)
         # One that fills uses the others; none of these can use it.
         usable = [*filling, *(end for end in usable if end not in filling)]
         return base.Plan(
             strategy=self.name,
             sources=tuple(usable),
-            passed_over=tuple(passed_over),
+            passed_over=passed_over,
             steps=tuple(_steps(usable, filling, request)),
         )
 

@@ -48,23 +48,16 @@ class ZeroCopy(base.Strategy):
             raise exceptions.CapabilityMissing(
                 f'{destination} is not a path on this host'
             )
-        usable, passed_over = [], []
-        for end in request.sources:
-            if drivers_base.Capability.ATTACH in end.capabilities:
-                usable.append(end)
-            else:
-                error = exceptions.CapabilityMissing(
-                    f'the {end.driver_name} driver has no ATTACH'
-                )
-                passed_over.append(
-                    _attempts.attempt(self.name, str(end), error)
-                )
-        if not usable:
-            raise exceptions.CapabilityMissing('no location can be attached')
+        usable, passed_over = base.choose(
+            self.name,
+            request,
+            drivers_base.Capability.ATTACH,
+            'no location can be attached',
+        )
         return base.Plan(
             strategy=self.name,
             sources=tuple(usable),
-            passed_over=tuple(passed_over),
+            passed_over=passed_over,
             steps=tuple(
                 f'attach {end} by {end.driver_name}, have {destination} '
                 f'lead to it'
