@@ -12,7 +12,7 @@ from oslo_transfer.testing import harness
 from oslo_transfer.testing import strategy_suite
 
 
-class AttachingStrategyConformance(strategy_suite.StrategyHarness):
+class AttachingConformance(strategy_suite.StrategyHarness):
     """An attaching strategy keeps the contract."""
 
     def setUp(self) -> None:

@@ -24,9 +24,7 @@ A declared capability is asserted; what is not declared has to raise
 from __future__ import annotations
 
 from oslo_transfer.testing.attach_suite import AttachConformance
-from oslo_transfer.testing.attaching_suite import (
-    AttachingStrategyConformance,
-)
+from oslo_transfer.testing.attaching_suite import AttachingConformance
 from oslo_transfer.testing.driver_suite import DriverConformance
 from oslo_transfer.testing.fill_suite import FillConformance
 from oslo_transfer.testing.filling_suite import FillingConformance
@@ -39,7 +37,7 @@ from oslo_transfer.testing.strategy_suite import StrategyConformance
 
 __all__ = (
     'AttachConformance',
-    'AttachingStrategyConformance',
+    'AttachingConformance',
     'DriverConformance',
     'FillConformance',
     'FillingConformance',

@@ -67,7 +67,7 @@ def test_strategies(point):
     strategy = point.load()
     assert strategy.name == point.name
     suite = (
-        conformance.AttachingStrategyConformance
+        conformance.AttachingConformance
         if strategy.attaching
         else conformance.StrategyConformance
     )

@@ -150,7 +150,7 @@ class TestDd(FileTarget, conformance.StrategyConformance, unittest.TestCase):
 
 
 class TestZeroCopy(
-    FileTarget, conformance.AttachingStrategyConformance, unittest.TestCase
+    FileTarget, conformance.AttachingConformance, unittest.TestCase
 ):
     """A link to what is attached; overlays need qemu-img."""
 
