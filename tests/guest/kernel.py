@@ -22,8 +22,8 @@ from oslo_transfer.drivers.iscsi import sysfs
 from oslo_transfer.testing import fixtures
 from tests.guest import tools
 
-#: Seconds; the guest's networks are near, and its processor is slow.
-OPTIONS = {'engine': 'os_brick', 'attach_timeout': 60, 'path_timeout': 3}
+#: Seconds; the guest's networks are near, and its processors are slow.
+OPTIONS = {'engine': 'os_brick', 'attach_timeout': 110, 'path_timeout': 3}
 
 #: A user and a group with no rights.
 NOBODY = 65534
@@ -35,7 +35,7 @@ def make_conf(state: typing.Any, **options: typing.Any) -> typing.Any:
     :param state: the directory of records
     :param options: of the driver
     """
-    conf = fixtures.make_conf(state_path=str(state), connect_timeout=3.0)
+    conf = fixtures.make_conf(state_path=str(state), connect_timeout=5.0)
     group = 'oslo_transfer_iscsi'
     conf.register_opts(driver.ISCSIDriver.OPTIONS, group=group)
     for name, value in {**OPTIONS, **options}.items():

@@ -25,6 +25,8 @@ from tests.servers import resource
 pytestmark = pytest.mark.functional
 
 MIB = 1 << 20
+# Seconds, where a hang would be for ever; the guest may be slow.
+SOON = 100
 DATA = resource.pattern(2 * MIB)
 
 
@@ -128,7 +130,7 @@ def test_silent_portal(paths, conf):
     started = time.monotonic()
     with server, pytest.raises(exceptions.Unavailable):
         oslo_transfer.attach(url, conf=conf)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < SOON
     assert kernel.sessions() == []
 
 
@@ -165,7 +167,7 @@ def test_multipath_outlives_a_path(lio, conf, paths):
         started = time.monotonic()
         with pytest.raises(OSError):
             step(0)
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < SOON
     for number in range(2):
         paths.join(number)
     made.detach()
@@ -196,7 +198,7 @@ def test_only_path_is_cut(tgt, conf, paths, tmp_path):
     finally:
         paths.join(0)
     assert cut.is_set()
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < SOON
     assert not (tmp_path / 'image').exists()
     kernel.detach_all(conf)
     assert kernel.sessions() == []
@@ -346,7 +348,7 @@ def test_vanished(tgt, conf):
     tgt.kill()
     started = time.monotonic()
     made.detach(force=True)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < SOON
     assert kernel.sessions() == []
 
 

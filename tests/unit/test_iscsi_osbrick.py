@@ -330,6 +330,7 @@ def test_resized(host, ctx):
 @pytest.mark.parametrize(
     ('code', 'error'),
     [
+        (5, exceptions.Unavailable),
         (24, exceptions.AccessDenied),
         (19, exceptions.NotFound),
         (8, exceptions.Unavailable),
@@ -342,6 +343,15 @@ def test_login_fails(host, ctx, code, error):
     before = host.state()
     with pytest.raises(error, match='logging in'):
         attach(ctx)
+    assert host.state() == before
+
+
+def test_login_without_a_word(host, ctx):
+    """LIO says nothing of a target that it does not have; others are asked."""
+    host.refuses[PORTAL] = 8
+    before = host.state()
+    with pytest.raises(exceptions.NotFound, match='no such target'):
+        attach(ctx, url=URL.replace('volume-1', 'volume-2'))
     assert host.state() == before
 
 

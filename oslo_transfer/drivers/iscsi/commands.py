@@ -25,7 +25,7 @@ _SESSION_EXISTS = 15
 _NO_RECORDS = 21
 #: Why a login fails, as far as iscsiadm tells.
 _REASONS: Mapping[int, tuple[type[exceptions.TransferError], str]] = {
-    5: (exceptions.Unavailable, 'the login failed'),
+    5: (exceptions.Unavailable, 'it broke the login off'),
     8: (exceptions.Unavailable, 'it did not answer in time'),
     19: (
         exceptions.NotFound,
@@ -214,6 +214,8 @@ class Commands:
             *('iscsiadm', '-m', 'discovery', '-t', 'sendtargets'),
             *('-o', 'nonpersistent', '-p', portal),
             run_as_root=True,
+            timeout=2 * self._ctx.connect_timeout,
+            check_exit_code=(0, _NO_RECORDS),
         )
         return _nodes(out)
 

@@ -355,8 +355,24 @@ def _connect(lun: _lun.Lun, note: _note.Note, ctx: _context.Context) -> None:
         raise
     except Exception as exc:
         ctx.check()
-        raise _reason(lun, note, run, exc) from exc
+        raise _reason(lun, note, run, ctx, exc) from exc
     ctx.check()
+
+
+def _is_unknown(note: _note.Note, ctx: _context.Context) -> bool:
+    """Whether the portal says that it has other targets.
+
+    LIO ends a login to what it does not have without a word.
+    """
+    portal, iqn, _lun_number = note.targets[0]
+    try:
+        found = _commands_for(ctx).discover(portal)
+    except exceptions.TransferError:
+        raise
+    except Exception:
+        LOG.debug('asking %s for its targets failed', portal, exc_info=True)
+        return False
+    return iqn not in {each for _portal, each in found}
 
 
 def _properties(note: _note.Note) -> dict[str, typing.Any]:
@@ -373,12 +389,21 @@ def _properties(note: _note.Note) -> dict[str, typing.Any]:
 
 
 def _reason(
-    lun: _lun.Lun, note: _note.Note, run: _commands.Commands, exc: Exception
+    lun: _lun.Lun,
+    note: _note.Note,
+    run: _commands.Commands,
+    ctx: _context.Context,
+    exc: Exception,
 ) -> exceptions.TransferError:
     """Why there is no device."""
     failed = [run.failed.get(each.node) for each in note.targets]
     reasons = [each for each in failed if each is not None]
     if reasons and len(reasons) == len(failed):
+        if reasons[0].retryable and _is_unknown(note, ctx):
+            return exceptions.NotFound(
+                f'{lun.where}: {note.targets[0].portal} has no such target, '
+                f'or does not let this host in'
+            )
         text = '; '.join(dict.fromkeys(map(str, reasons)))
         return type(reasons[0])(f'{lun.where}: {text}')
     if run.expired:
