@@ -8,6 +8,7 @@ import pytest
 from tests.guest import flakey
 from tests.guest import leftovers
 from tests.guest import network
+from tests.guest import nfs
 from tests.guest import targets
 
 
@@ -41,6 +42,13 @@ def lio(paths, tmp_path):
     """Makes LUNs of LIO, behind both networks."""
     with targets.Lio(paths, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def nfs_server(paths, tmp_path):
+    """An NFS server that exports a directory."""
+    with nfs.Server(paths, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def scrub(before: set[str]) -> None:
         if kind == 'process':
             os.kill(int(name.split()[0]), signal.SIGKILL)
         elif kind == 'mount':
-            tools.run('umount', '-l', '-f', name.split()[0], check=False)
+            tools.run('umount', '-c', '-l', '-f', name.split()[0], check=False)
     tools.run('dmsetup', 'remove_all', '--force', check=False)
     for number in _names('/sys/class/iscsi_session'):
         sid = number.removeprefix('session')

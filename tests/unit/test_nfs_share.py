@@ -163,9 +163,12 @@ def commands(monkeypatch, ctx):
         ran.append(command)
         if execute.fails:
             raise module.putils.ProcessExecutionError(stderr=execute.fails)
+        if execute.mounts:
+            monkeypatch.setattr(mount, '_mounted', lambda _: [command[-1]])
         return '', ''
 
     execute.fails = ''
+    execute.mounts = True
     monkeypatch.setattr(module, 'execute', execute)
     return types.SimpleNamespace(ran=ran, execute=execute)
 
@@ -218,6 +221,13 @@ def test_why_there_is_no_mount(ctx, commands, said, kind):
         mount.mount(share(), mount.new_directory(ctx.conf), False, ctx)
     assert type(caught.value) is kind
     assert URL in str(caught.value)
+
+
+def test_a_command_that_was_ended(ctx, commands):
+    """os-brick says that all is well then."""
+    commands.execute.mounts = False
+    with pytest.raises(exceptions.Unavailable, match='is not mounted after'):
+        mount.mount(share(), mount.new_directory(ctx.conf), False, ctx)
 
 
 def test_time_is_bounded(ctx, commands, monkeypatch):

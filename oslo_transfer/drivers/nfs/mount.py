@@ -97,8 +97,15 @@ def mount(
         raise
     except Exception as exc:
         raise _reason(share, exc) from exc
+    point = os.path.dirname(path)
+    # os-brick takes a command that it had to end for one that worked.
+    if point not in _mounted(directory):
+        raise exceptions.Unavailable(
+            f'{share.where}: {share.export} is not mounted after '
+            f'[oslo_transfer_nfs]mount_timeout seconds'
+        )
     ctx.check()
-    return os.path.dirname(path)
+    return point
 
 
 def unmount(directory: str, ctx: _context.Context, force: bool) -> None:
