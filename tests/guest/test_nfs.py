@@ -75,8 +75,7 @@ def test_copy_from_and_to(image, nfs_server, conf, tmp_path):
 
 
 def test_attachment(image, conf):
-    """It is read in place, cannot be written, and is not taken from a
-    reader; a second one is no part of the first."""
+    """It is read in place, and is not taken from a reader."""
     info = {
         'driver_volume_type': 'nfs',
         'data': {
