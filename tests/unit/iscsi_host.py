@@ -17,6 +17,7 @@ import types
 from oslo_concurrency import processutils
 
 from oslo_transfer.drivers.iscsi import commands
+from oslo_transfer.drivers.iscsi import detaching
 from oslo_transfer.drivers.iscsi import identity
 from oslo_transfer.drivers.iscsi import osbrick
 from oslo_transfer.drivers.iscsi import sysfs
@@ -358,9 +359,9 @@ def install(host, monkeypatch):
     patch(identity, 'read', read)
     patch(osbrick.blockdev, 'set_read_only', set_read_only)
     patch(
-        osbrick.inuse,
+        detaching.inuse,
         'users_of_device',
         lambda name, conf, _sysfs: host.users.get(name, []),
     )
-    patch(osbrick, '_TRANSIENT', 0.0)
+    patch(detaching, '_TRANSIENT', 0.0)
     patch(commands, '_processutils', lambda: processutils)

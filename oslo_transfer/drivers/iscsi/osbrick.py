@@ -15,11 +15,9 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
 import os
 import shutil
 import threading
-import time
 import typing
 
 from oslo_transfer import attachment_records
@@ -27,10 +25,11 @@ from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers import blockdev
 from oslo_transfer.drivers import brick
-from oslo_transfer.drivers import inuse
 from oslo_transfer.drivers.iscsi import attached
 from oslo_transfer.drivers.iscsi import commands as _commands
+from oslo_transfer.drivers.iscsi import detaching
 from oslo_transfer.drivers.iscsi import identity
+from oslo_transfer.drivers.iscsi import initiator
 from oslo_transfer.drivers.iscsi import lun as _lun
 from oslo_transfer.drivers.iscsi import note as _note
 from oslo_transfer.drivers.iscsi import portals
@@ -47,18 +46,9 @@ LOG = logging.getLogger(__name__)
 #: Stands in the details of what this engine has attached.
 ENGINE = 'os_brick'
 
-_CONNECTOR = 'os_brick.initiator.connectors.iscsi'
-_ROOTWRAP = 'os_brick.privileged.rootwrap'
 _INITIATOR_NAME = '/etc/iscsi/initiatorname.iscsi'
 # Where iscsid listens (usr/iscsid.h of open-iscsi).
 _ISCSID = '@ISCSIADM_ABSTRACT_NAMESPACE'
-# How often os-brick looks again for a LUN that is not there.
-_RESCANS = 1
-# A login is tried that often; each try may take connect_timeout.
-_LOGIN_TRIES = '2'
-# Seconds that udev or a scan for partitions may have a device open.
-_TRANSIENT = 3.0
-_PAUSE = 0.1
 
 
 def usable(conf: cfg.ConfigOpts) -> str | None:
@@ -110,7 +100,7 @@ def attach(
     """
     targets = portals.reach(lun, ctx)
     with _turn(ctx):
-        run = _commands_for(ctx)
+        run = initiator.commands(ctx)
         targets = _as_addressed(targets, lun, ctx)
         if lun.discover and ctx.conf.oslo_transfer_iscsi.multipath:
             targets = portals.more(targets, run)
@@ -153,7 +143,7 @@ def join(attachment: base.Attachment, ctx: _context.Context) -> None:
     """
     note = _note.from_details(attachment.details)
     sysfs = _sysfs.Sysfs()
-    names = _devices(note, sysfs)
+    names = initiator.devices(note, sysfs)
     device = os.path.basename(attachment.path)
     if not names or sysfs.number(device) is None:
         raise exceptions.AttachError(
@@ -192,7 +182,7 @@ def detach(
         ) from exc
     if not note.adopted:
         with _turn(ctx):
-            _take_away(note, attachment.source, ctx, force)
+            detaching.take_away(note, attachment.source, ctx, force)
 
 
 def open_source(
@@ -230,35 +220,6 @@ def _turn(ctx: _context.Context) -> Iterator[None]:
         yield
 
 
-def _commands_for(
-    ctx: _context.Context, note: _note.Note | None = None
-) -> _commands.Commands:
-    group = ctx.conf.oslo_transfer_iscsi
-    settings = {
-        'node.startup': 'manual',
-        'node.conn[0].timeo.login_timeout': str(
-            math.ceil(ctx.connect_timeout)
-        ),
-        'node.session.initial_login_retry_max': _LOGIN_TRIES,
-        'node.session.timeo.replacement_timeout': str(group.path_timeout),
-    }
-    return _commands.Commands(
-        brick.module(_ROOTWRAP, ctx.conf).execute,
-        ctx,
-        group.attach_timeout,
-        note.kept if note else frozenset(),
-        note.nodes if note else {},
-        settings,
-    )
-
-
-def _connector(run: _commands.Commands, ctx: _context.Context) -> typing.Any:
-    module = brick.module(_CONNECTOR, ctx.conf)
-    return module.ISCSIConnector(
-        None, execute=run, device_scan_attempts=_RESCANS
-    )
-
-
 def _as_addressed(
     targets: tuple[portals.Target, ...],
     lun: _lun.Lun,
@@ -284,7 +245,7 @@ def _look(
     """What is there, and whose it is."""
     sysfs = _sysfs.Sysfs()
     note = _note.Note(boot=_sysfs.boot(), targets=targets)
-    if _devices(note, sysfs):
+    if initiator.devices(note, sysfs):
         return dataclasses.replace(note, adopted=True)
     nodes = {each.node for each in targets}
     ours = _ours(ctx, note.boot)
@@ -335,14 +296,14 @@ def _settings(
 
 
 def _connect(lun: _lun.Lun, note: _note.Note, ctx: _context.Context) -> None:
-    run = _commands_for(ctx, note)
-    connector = _connector(run, ctx)
+    run = initiator.commands(ctx, note)
+    connector = initiator.connector(run, ctx)
     connector.use_multipath = (
         len(note.targets) > 1
         and ctx.conf.oslo_transfer_iscsi.multipath
         and connector.supports_multipath()
     )
-    properties = _properties(note)
+    properties = initiator.properties(note)
     if lun.username is not None:
         properties.update(
             auth_method='CHAP',
@@ -366,26 +327,13 @@ def _is_unknown(note: _note.Note, ctx: _context.Context) -> bool:
     """
     portal, iqn, _lun_number = note.targets[0]
     try:
-        found = _commands_for(ctx).discover(portal)
+        found = initiator.commands(ctx).discover(portal)
     except exceptions.TransferError:
         raise
     except Exception:
         LOG.debug('asking %s for its targets failed', portal, exc_info=True)
         return False
     return iqn not in {each for _portal, each in found}
-
-
-def _properties(note: _note.Note) -> dict[str, typing.Any]:
-    """As Cinder tells os-brick, without the login."""
-    first = note.targets[0]
-    return {
-        'target_portal': first.portal,
-        'target_iqn': first.iqn,
-        'target_lun': first.lun,
-        'target_portals': [each.portal for each in note.targets],
-        'target_iqns': [each.iqn for each in note.targets],
-        'target_luns': [each.lun for each in note.targets],
-    }
 
 
 def _reason(
@@ -419,19 +367,6 @@ def _reason(
     return exceptions.AttachError(f'{lun.where}: os-brick failed: {exc}')
 
 
-def _devices(note: _note.Note, sysfs: _sysfs.Sysfs) -> list[str]:
-    """The disks of the LUN, one for each path that is there."""
-    found: dict[str, None] = {}
-    sessions = sysfs.sessions()
-    for target in note.targets:
-        for session in sessions:
-            if session.leads_to(*target.node):
-                found.update(
-                    dict.fromkeys(sysfs.devices(session.sid, target.lun))
-                )
-    return list(found)
-
-
 def _examine(
     lun: _lun.Lun, note: _note.Note, ctx: _context.Context
 ) -> _note.Note:
@@ -442,7 +377,7 @@ def _examine(
     :raises Unavailable: none of its paths answers
     """
     sysfs = _sysfs.Sysfs()
-    names = _devices(note, sysfs)
+    names = initiator.devices(note, sysfs)
     disks = _read(names, lun.where, ctx)
     identity.check(lun, disks)
     top = sysfs.multipath(names)
@@ -454,7 +389,7 @@ def _examine(
             f'{disks[0].size}; detach it everywhere on this host'
         )
     if top is not None and not note.adopted:
-        _commands_for(ctx).stop_queueing(sysfs.map_name(top))
+        initiator.commands(ctx).stop_queueing(sysfs.map_name(top))
     return dataclasses.replace(
         note,
         device=device,
@@ -512,107 +447,6 @@ def _undo(
         return
     later = ctx.replace(deadline=None, cancel=None, stop=threading.Event())
     try:
-        _take_away(note, where, later, force=True)
+        detaching.take_away(note, where, later, force=True)
     except exceptions.TransferError as error:
         raise exceptions.AttachError(f'{exc}; then {error}') from exc
-
-
-def _take_away(
-    note: _note.Note, where: str, ctx: _context.Context, force: bool
-) -> None:
-    sysfs = _sysfs.Sysfs()
-    run = _commands_for(ctx, note)
-    problems: list[str] = []
-    if note.boot == _sysfs.boot():
-        _disconnect(note, where, run, ctx, force, problems)
-    else:
-        with _problems(problems):
-            for node in _stale_records(note, run, sysfs):
-                run.delete(node)
-    for node, settings in note.nodes.items():
-        with _problems(problems):
-            run.update(node, settings)
-    left = _leftovers(note, sysfs)
-    if left or problems:
-        raise exceptions.DetachError(
-            f'{where} was not detached cleanly: '
-            f'{"; ".join(problems) or "something is left"}',
-            tuple(left or problems),
-        )
-
-
-def _disconnect(
-    note: _note.Note,
-    where: str,
-    run: _commands.Commands,
-    ctx: _context.Context,
-    force: bool,
-    problems: list[str],
-) -> None:
-    sysfs = _sysfs.Sysfs()
-    names = _devices(note, sysfs)
-    top = sysfs.multipath(names) or next(iter(names), None)
-    if top is not None:
-        _check_unused(top, where, sysfs, ctx)
-    with _problems(problems):
-        _connector(run, ctx).disconnect_volume(
-            _properties(note),
-            {'path': f'/dev/{top}' if top else ''},
-            force=force,
-        )
-    for name in _orphans(note, sysfs):
-        with _problems(problems):
-            run.flush_map(sysfs.map_name(name))
-
-
-@contextlib.contextmanager
-def _problems(found: list[str]) -> Iterator[None]:
-    """Note what fails, and go on: what can be taken away is."""
-    try:
-        yield
-    except Exception as exc:
-        LOG.debug('a step of detaching failed', exc_info=True)
-        found.append(' '.join(str(exc).split()) or type(exc).__name__)
-
-
-def _check_unused(
-    name: str, where: str, sysfs: _sysfs.Sysfs, ctx: _context.Context
-) -> None:
-    end = time.monotonic() + _TRANSIENT
-    while users := inuse.users_of_device(name, ctx.conf, sysfs):
-        if time.monotonic() > end:
-            raise exceptions.DetachError(
-                f'{where} is in use, and stays attached', tuple(users)
-            )
-        ctx.sleep(_PAUSE)
-
-
-def _orphans(note: _note.Note, sysfs: _sysfs.Sysfs) -> list[str]:
-    """Multipath devices that are left without a path."""
-    if not note.map:
-        return []
-    return [each for each in sysfs.maps(note.map) if not sysfs.slaves(each)]
-
-
-def _stale_records(
-    note: _note.Note, run: _commands.Commands, sysfs: _sysfs.Sysfs
-) -> list[_note.Node]:
-    """Records of ours that no session needs."""
-    sessions = sysfs.sessions()
-    return sorted(
-        node
-        for node in run.records() & (note.made - set(note.nodes))
-        if not any(each.leads_to(*node) for each in sessions)
-    )
-
-
-def _leftovers(note: _note.Note, sysfs: _sysfs.Sysfs) -> list[str]:
-    if note.boot != _sysfs.boot():
-        return []
-    found = [f'/dev/{name}' for name in _devices(note, sysfs)]
-    found += [f'/dev/{name}' for name in _orphans(note, sysfs)]
-    for session in sysfs.sessions():
-        if any(session.leads_to(*node) for node in note.made):
-            if not sysfs.devices(session.sid):
-                found.append(f'session {session.sid} to {session.iqn}')
-    return found

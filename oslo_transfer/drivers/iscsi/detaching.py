@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes devices and sessions away, and nothing that others have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import logging
+import time
+
+from oslo_transfer import context as _context
+from oslo_transfer.drivers import inuse
+from oslo_transfer.drivers.iscsi import commands as _commands
+from oslo_transfer.drivers.iscsi import initiator
+from oslo_transfer.drivers.iscsi import note as _note
+from oslo_transfer.drivers.iscsi import sysfs as _sysfs
+from oslo_transfer import exceptions
+
+LOG = logging.getLogger(__name__)
+
+# Seconds that udev or a scan for partitions may have a device open.
+_TRANSIENT = 3.0
+_PAUSE = 0.1
+
+
+def take_away(
+    note: _note.Note, where: str, ctx: _context.Context, force: bool
+) -> None:
+    """Take away what stands in a note, if nobody uses it; idempotent.
+
+    :param where: the redacted URL, for messages
+    :param force: go on where a step fails
+    :raises DetachError: it is in use, or something is left
+    """
+    sysfs = _sysfs.Sysfs()
+    run = initiator.commands(ctx, note)
+    problems: list[str] = []
+    if note.boot == _sysfs.boot():
+        _disconnect(note, where, run, ctx, force, problems)
+    else:
+        with _problems(problems):
+            for node in _stale_records(note, run, sysfs):
+                run.delete(node)
+    for node, settings in note.nodes.items():
+        with _problems(problems):
+            run.update(node, settings)
+    left = _leftovers(note, sysfs)
+    if left or problems:
+        raise exceptions.DetachError(
+            f'{where} was not detached cleanly: '
+            f'{"; ".join(problems) or "something is left"}',
+            tuple(left or problems),
+        )
+
+
+def _disconnect(
+    note: _note.Note,
+    where: str,
+    run: _commands.Commands,
+    ctx: _context.Context,
+    force: bool,
+    problems: list[str],
+) -> None:
+    sysfs = _sysfs.Sysfs()
+    names = initiator.devices(note, sysfs)
+    top = sysfs.multipath(names) or next(iter(names), None)
+    if top is not None:
+        _check_unused(top, where, sysfs, ctx)
+    with _problems(problems):
+        initiator.connector(run, ctx).disconnect_volume(
+            initiator.properties(note),
+            {'path': f'/dev/{top}' if top else ''},
+            force=force,
+        )
+    for name in _orphans(note, sysfs):
+        with _problems(problems):
+            run.flush_map(sysfs.map_name(name))
+
+
+@contextlib.contextmanager
+def _problems(found: list[str]) -> Iterator[None]:
+    """Note what fails, and go on: what can be taken away is."""
+    try:
+        yield
+    except Exception as exc:
+        LOG.debug('a step of detaching failed', exc_info=True)
+        found.append(' '.join(str(exc).split()) or type(exc).__name__)
+
+
+def _check_unused(
+    name: str, where: str, sysfs: _sysfs.Sysfs, ctx: _context.Context
+) -> None:
+    end = time.monotonic() + _TRANSIENT
+    while users := inuse.users_of_device(name, ctx.conf, sysfs):
+        if time.monotonic() > end:
+            raise exceptions.DetachError(
+                f'{where} is in use, and stays attached', tuple(users)
+            )
+        ctx.sleep(_PAUSE)
+
+
+def _orphans(note: _note.Note, sysfs: _sysfs.Sysfs) -> list[str]:
+    """Multipath devices that are left without a path."""
+    if not note.map:
+        return []
+    return [each for each in sysfs.maps(note.map) if not sysfs.slaves(each)]
+
+
+def _stale_records(
+    note: _note.Note, run: _commands.Commands, sysfs: _sysfs.Sysfs
+) -> list[_note.Node]:
+    """Records of ours that no session needs."""
+    sessions = sysfs.sessions()
+    return sorted(
+        node
+        for node in run.records() & (note.made - set(note.nodes))
+        if not any(each.leads_to(*node) for each in sessions)
+    )
+
+
+def _leftovers(note: _note.Note, sysfs: _sysfs.Sysfs) -> list[str]:
+    if note.boot != _sysfs.boot():
+        return []
+    found = [f'/dev/{name}' for name in initiator.devices(note, sysfs)]
+    found += [f'/dev/{name}' for name in _orphans(note, sysfs)]
+    for session in sysfs.sessions():
+        if any(session.leads_to(*node) for node in note.made):
+            if not sysfs.devices(session.sid):
+                found.append(f'session {session.sid} to {session.iqn}')
+    return found
