@@ -26,6 +26,26 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in long]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give one worker all tests of the guest, which boots only once.
+
+    A mark would do (xdist_group), but pytest-xdist 3.8 does not see it with
+    pytest 9.2.
+    """
+    if config.getvalue('dist') != 'loadgroup':
+        return None
+    from xdist import scheduler
+
+    class Scheduling(scheduler.LoadGroupScheduling):
+        def _split_scope(self, nodeid):
+            if nodeid.startswith('tests/guest/'):
+                return 'guest'
+            return super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def fresh_state():
     """What a process remembers is not of the test before."""

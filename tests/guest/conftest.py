@@ -35,7 +35,7 @@ def _is_ours(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One guest runs them all, and has time limits of its own."""
+    """The guest has time limits of its own."""
     if _INSIDE:
         for item in items:
             for line in reversed(_BEAR_WITH):
@@ -43,7 +43,6 @@ def pytest_collection_modifyitems(items):
         return
     reason = _left_out()
     for item in filter(_is_ours, items):
-        item.add_marker(pytest.mark.xdist_group('guest'))
         item.add_marker(pytest.mark.timeout(0), append=False)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))

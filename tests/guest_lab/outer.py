@@ -24,7 +24,7 @@ class Guest:
     """
 
     def __init__(self, items: list[pytest.Item]) -> None:
-        self._tests = [_name(item) for item in items]
+        self._tests = [item.nodeid for item in items]
         self._machine = machine.Machine()
         self._messages: Iterator[dict[str, typing.Any]] | None = None
         self._reports: dict[str, list[dict[str, typing.Any]]] = {}
@@ -35,7 +35,7 @@ class Guest:
 
     def run(self, item: pytest.Item) -> list[pytest.TestReport]:
         """Wait until a test is over in there; returns what it reported."""
-        name = _name(item)
+        name = item.nodeid
         self._wait(name)
         told = self._reports.pop(name, [])
         reports = [_report(item, report) for report in told]
@@ -49,7 +49,7 @@ class Guest:
                 self._messages = self._start()
             while name not in self._finished and not self._over:
                 self._handle(next(self._messages))
-        except (machine.GuestDied, image.BuildFailed) as exc:
+        except (machine.GuestDied, image.BuildFailed, OSError) as exc:
             self._over = f'{exc}'
             self._machine.close()
 
@@ -85,13 +85,6 @@ class Guest:
         self._machine.close()
 
 
-def _name(item: pytest.Item) -> str:
-    """The node id without what pytest-xdist appends: "@group"."""
-    marker = item.get_closest_marker('xdist_group')
-    group = marker.args[0] if marker else ''
-    return item.nodeid.removesuffix(f'@{group}')
-
-
 def _report(
     item: pytest.Item, told: dict[str, typing.Any]
 ) -> pytest.TestReport:
@@ -99,7 +92,6 @@ def _report(
         config=item.config, data=told
     )
     assert isinstance(report, pytest.TestReport)
-    report.nodeid = item.nodeid
     if report.skipped and os.environ.get('CI'):
         report.outcome = 'failed'
         report.longrepr = f'skipped in the guest: {report.longrepr}'

@@ -44,7 +44,7 @@ def run(request, monkeypatch):
         monkeypatch.setattr(outer.machine, 'Machine', lambda: fake)
         guest = outer.Guest([request.node])
         reports = guest.run(request.node)
-        assert fake.sent['tests'] == [request.node.nodeid.partition('@')[0]]
+        assert fake.sent['tests'] == [request.node.nodeid]
         return reports
 
     return call
@@ -52,7 +52,7 @@ def run(request, monkeypatch):
 
 def told(request, outcome, longrepr=None):
     report = pytest.TestReport(
-        nodeid=request.node.nodeid.partition('@')[0],
+        nodeid=request.node.nodeid,
         location=request.node.location,
         keywords={},
         outcome=outcome,
@@ -71,7 +71,7 @@ def told(request, outcome, longrepr=None):
 def finish(request):
     return {
         'event': 'finish',
-        'test': request.node.nodeid.partition('@')[0],
+        'test': request.node.nodeid,
     }
 
 
