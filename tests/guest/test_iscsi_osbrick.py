@@ -106,6 +106,7 @@ def test_copy_from_and_to(lio, conf, tmp_path):
     assert lun.backing.read_bytes() == new + bytes(lun.size - len(new))
 
 
+@pytest.mark.campaign
 def test_wrong_names(tgt, conf):
     """No such target, LUN or portal; another portal is enough."""
     lun = tgt.lun(content=DATA)
@@ -122,6 +123,7 @@ def test_wrong_names(tgt, conf):
         assert read(made.path) == DATA
 
 
+@pytest.mark.campaign
 def test_silent_portal(paths, conf):
     """One that takes the connection and says nothing is given up."""
     with paths.host.inside():
@@ -174,6 +176,7 @@ def test_multipath_outlives_a_path(lio, conf, paths):
     assert kernel.sessions() == []
 
 
+@pytest.mark.campaign
 def test_only_path_is_cut(tgt, conf, paths, tmp_path):
     """A copy whose only path dies ends with an error, and soon."""
     lun = tgt.lun(size=64 * MIB, content=DATA)
@@ -275,6 +278,7 @@ def test_session_of_somebody(tgt, conf):
         assert kernel.iscsiadm(lun) == settings
 
 
+@pytest.mark.campaign
 def test_session_of_somebody_without_the_device(tgt, conf):
     """Ours comes and goes in a session that stays."""
     lun = tgt.lun(content=DATA)
@@ -289,6 +293,7 @@ def test_session_of_somebody_without_the_device(tgt, conf):
         assert kernel.iscsiadm(lun) == settings
 
 
+@pytest.mark.campaign
 def test_record_of_somebody(lio, conf):
     """A record that a discovery has left is as it was."""
     lun = lio.lun(content=DATA)
@@ -309,6 +314,7 @@ def test_record_of_somebody(lio, conf):
         )
 
 
+@pytest.mark.campaign
 def test_discovery(lio, conf):
     """One portal tells of the other, and nothing of it is kept."""
     lun = lio.lun(content=DATA)
@@ -318,6 +324,7 @@ def test_discovery(lio, conf):
         assert read(made.path) == DATA
 
 
+@pytest.mark.campaign
 def test_replaced(tgt, conf):
     """Another LUN, or another size of it, behind a device is noticed."""
     lun = tgt.lun(content=DATA, serial='0123456789abcdef')
