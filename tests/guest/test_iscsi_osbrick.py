@@ -136,6 +136,7 @@ def test_silent_portal(paths, conf):
     assert kernel.sessions() == []
 
 
+@pytest.mark.campaign
 def test_wrong_device(lio, conf):
     """Another volume behind the same number is let go untouched."""
     lun = lio.lun(content=DATA)
@@ -207,7 +208,15 @@ def test_only_path_is_cut(tgt, conf, paths, tmp_path):
     assert kernel.sessions() == []
 
 
-@pytest.mark.parametrize('stage', ['record', 'login', 'scan', 'attached'])
+@pytest.mark.parametrize(
+    'stage',
+    [
+        pytest.param('record', marks=pytest.mark.campaign),
+        'login',
+        pytest.param('scan', marks=pytest.mark.campaign),
+        'attached',
+    ],
+)
 def test_killed(tgt, conf, stage):
     """What a killed process leaves is listed, and detached, also twice."""
     lun = tgt.lun(content=DATA)
@@ -222,6 +231,7 @@ def test_killed(tgt, conf, stage):
     assert oslo_transfer.attachments(conf=conf) == []
 
 
+@pytest.mark.campaign
 def test_two_processes(tgt, conf):
     """Both get one device; it goes with the last of them.
 
@@ -264,6 +274,7 @@ def test_in_use(tgt, conf, tmp_path):
     assert kernel.sessions() == []
 
 
+@pytest.mark.campaign
 def test_session_of_somebody(tgt, conf):
     """A session, its record and its devices that others made survive."""
     lun = tgt.lun(content=DATA)
@@ -348,6 +359,7 @@ def replace(tgt, lun, serial):
         tgt.admin('--op', 'update', *unit, f'--params={told}')
 
 
+@pytest.mark.campaign
 def test_vanished(tgt, conf):
     """The target is gone: detaching tells, or works, and does not hang."""
     lun = tgt.lun(content=DATA)
@@ -359,6 +371,7 @@ def test_vanished(tgt, conf):
     assert kernel.sessions() == []
 
 
+@pytest.mark.campaign
 def test_bad_sector(flaky_disks, tgt, conf, tmp_path):
     """An unreadable sector ends dd, and is never skipped."""
     disk = flaky_disks.disk(content=resource.pattern(8 * MIB))

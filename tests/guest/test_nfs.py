@@ -74,6 +74,7 @@ def test_copy_from_and_to(image, nfs_server, conf, tmp_path):
     assert nothing_left(conf)
 
 
+@pytest.mark.campaign
 def test_attachment(image, conf):
     """It is read in place, and is not taken from a reader."""
     info = {
