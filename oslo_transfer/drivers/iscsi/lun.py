@@ -14,6 +14,7 @@ import re
 import typing
 import urllib.parse
 
+from oslo_transfer.drivers import connection_info as _info
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 
@@ -101,7 +102,7 @@ def from_endpoint(endpoint: _endpoint.Endpoint, ctx: _context.Context) -> Lun:
     if endpoint.query is not None:
         raise exceptions.InvalidEndpoint(f'{where}: an iscsi URL has no query')
     named = _paths_of_url(endpoint, where)
-    data = _data(ctx.connection_info, where)
+    data = _info.data(ctx.connection_info, 'iscsi', where)
     paths = _paths_of_data(data, where) or named
     if not {_unit(path) for path in named} <= {_unit(each) for each in paths}:
         raise exceptions.InvalidEndpoint(
@@ -170,29 +171,6 @@ def _paths_of_url(
             *endpoint.further,
         )
     )
-
-
-def _data(
-    info: Mapping[str, typing.Any] | None, where: str
-) -> Mapping[str, typing.Any]:
-    """What stands under ``data``, or is the whole."""
-    if info is None:
-        return {}
-    if not isinstance(info, Mapping):
-        raise exceptions.InvalidEndpoint(
-            f'{where}: connection_info is no dictionary'
-        )
-    kind = info.get('driver_volume_type', 'iscsi')
-    if kind != 'iscsi':
-        raise exceptions.InvalidEndpoint(
-            f'{where}: connection_info is of the type {kind}, and not iscsi'
-        )
-    data = info.get('data', info)
-    if not isinstance(data, Mapping):
-        raise exceptions.InvalidEndpoint(
-            f'{where}: the data in connection_info is no dictionary'
-        )
-    return data
 
 
 def _paths_of_data(

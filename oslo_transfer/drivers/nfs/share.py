@@ -13,6 +13,7 @@ import re
 import typing
 import urllib.parse
 
+from oslo_transfer.drivers import connection_info as _info
 from oslo_transfer import exceptions
 
 if typing.TYPE_CHECKING:
@@ -66,34 +67,11 @@ def from_endpoint(
     host = f'[{endpoint.host}]' if ':' in endpoint.host else endpoint.host
     share = Share(where, f'{host}:{directory or "/"}', name)
     options = [f'port={endpoint.port}'] if endpoint.port else []
-    data = _data(ctx.connection_info, where)
+    data = _info.data(ctx.connection_info, 'nfs', where)
     if data:
         _check_same(share, data)
         options += _options(data, where)
     return dataclasses.replace(share, options=','.join(options))
-
-
-def _data(
-    info: Mapping[str, typing.Any] | None, where: str
-) -> Mapping[str, typing.Any]:
-    """What stands under ``data``, or is the whole."""
-    if info is None:
-        return {}
-    if not isinstance(info, Mapping):
-        raise exceptions.InvalidEndpoint(
-            f'{where}: connection_info is no dictionary'
-        )
-    kind = info.get('driver_volume_type', 'nfs')
-    if kind != 'nfs':
-        raise exceptions.InvalidEndpoint(
-            f'{where}: connection_info is of the type {kind}, and not nfs'
-        )
-    data = info.get('data', info)
-    if not isinstance(data, Mapping):
-        raise exceptions.InvalidEndpoint(
-            f'{where}: the data in connection_info is no dictionary'
-        )
-    return data
 
 
 def _check_same(share: Share, data: Mapping[str, typing.Any]) -> None:
