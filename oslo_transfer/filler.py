@@ -114,6 +114,7 @@ class Filler(target.Target):
         self.shares = Shares(collections.Counter(), collections.Counter())
         #: Bytes that were wrong, or came twice.
         self.wasted = 0
+        self._left_out = 0
         self._ended = threading.Event()
         self._error: BaseException | None = None
 
@@ -121,7 +122,8 @@ class Filler(target.Target):
     def bytes_written(self) -> int:
         """Bytes stored at the sink."""
         given = self.shares.by_origin
-        return given.total() - given['resumed'] - given['zeros']
+        there = given['resumed'] + given['zeros'] + self._left_out
+        return given.total() - there
 
     @property
     def total(self) -> int:
@@ -217,6 +219,11 @@ class Filler(target.Target):
         if self._job.digester is not None:
             self._job.digester.in_place(offset, length)
         self._job.progress.add(length)
+
+    def left_out(self, count: int) -> None:
+        """Bytes that have arrived did not have to be stored."""
+        with self._lock:
+            self._left_out += count
 
     def checked(self) -> None:
         """From now on only what has arrived is noted."""

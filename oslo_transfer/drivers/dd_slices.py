@@ -17,6 +17,7 @@ from oslo_transfer import children
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import dd_opts
 from oslo_transfer.drivers import dd_program
+from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 from oslo_transfer import ranges
@@ -231,6 +232,8 @@ class Filling:
         self._jobs.remove(job)
         end = job.run.finish()
         self._arrived(job, end)
+        if job.run.slice.sparse:
+            self._target.left_out(self._holes(job.run.slice.start, end))
         try:
             job.run.check(end)
         except dd_program.NotDirect:
@@ -250,6 +253,17 @@ class Filling:
             self._due = max(self._due, time.monotonic() + wait)
             self._stall.moved(count)
             job.told = end
+
+    def _holes(self, start: int, end: int) -> int:
+        """Bytes that dd has left out; it does not tell."""
+        with oserrors.os_errors(f'looking for holes in {self._target.path}'):
+            return sum(
+                extent.length
+                for extent in localfs.extents(
+                    self._ends.target, start, end - start
+                )
+                if not extent.data
+            )
 
     def _check(self) -> None:
         if self._closed.is_set():

@@ -87,6 +87,13 @@ class Target(abc.ABC):
         """
 
     @abc.abstractmethod
+    def left_out(self, count: int) -> None:
+        """Bytes that have arrived are zeros, and take up no space.
+
+        :param count: of those reported with another origin than ``zeros``
+        """
+
+    @abc.abstractmethod
     def checked(self) -> None:
         """What was held and is right has been reported as arrived."""
 

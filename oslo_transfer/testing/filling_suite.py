@@ -180,6 +180,7 @@ class RecordingTarget(target.Target):
         self.by_origin: collections.Counter[str] = collections.Counter()
         self.by_helper: collections.Counter[str] = collections.Counter()
         self.was_checked = False
+        self.holes = 0
         self.problems: list[str] = []
         self.limit: int | None = None
         self._seen: list[tuple[int, bytes]] = []
@@ -216,6 +217,11 @@ class RecordingTarget(target.Target):
             if by is not None:
                 self.by_helper[by] += length
             self._seen.append((offset, os.pread(self.fd, length, offset)))
+
+    def left_out(self, count: int) -> None:
+        """Zeros that take no space."""
+        with self._lock:
+            self.holes += count
 
     def checked(self) -> None:
         """What was held has been looked at."""
