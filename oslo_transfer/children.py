@@ -43,12 +43,14 @@ def find(program: str, package: str) -> str:
 def start(
     command: Sequence[str],
     *,
+    stdin: int = subprocess.DEVNULL,
     fds: Sequence[int] = (),
     death: signal.Signals = signal.SIGKILL,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own, its errors in a pipe.
 
     :param command: with the path that :func:`find` returns
+    :param stdin: a descriptor that becomes its input
     :param fds: descriptors that it inherits
     :param death: what the kernel sends it when the *thread* that calls
         this ends; see PR_SET_PDEATHSIG in prctl(2)
@@ -67,7 +69,7 @@ def start(
     try:
         return subprocess.Popen(  # noqa: S603 (no shell, no words of others)
             [*guard, *command],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=fds,

@@ -15,6 +15,8 @@ from oslo_transfer.drivers import brick
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
 
+    from oslo_transfer.drivers import base
+
 # Seconds; the descriptor has been sent already.
 _TIMEOUT = 10
 
@@ -50,6 +52,13 @@ def open_device(path: str, flags: int, conf: cfg.ConfigOpts) -> int:
 def opener(conf: cfg.ConfigOpts) -> Callable[[str, int], int]:
     """:func:`open_device`, in the form of ``os.open``."""
     return lambda path, flags: open_device(path, flags, conf)
+
+
+def opener_of(
+    attachment: base.Attachment, conf: cfg.ConfigOpts
+) -> Callable[[str, int], int]:
+    """What opens the path of an attachment: root's help is for devices."""
+    return opener(conf) if attachment.form == 'device' else os.open
 
 
 def set_read_only(path: str, read_only: bool, conf: cfg.ConfigOpts) -> None:

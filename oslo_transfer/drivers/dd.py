@@ -11,6 +11,7 @@ import threading
 import typing
 
 from oslo_transfer.drivers import base
+from oslo_transfer.drivers import blockdev
 from oslo_transfer.drivers import dd_slices
 from oslo_transfer.drivers import file
 from oslo_transfer.drivers import nbdfuse
@@ -62,7 +63,10 @@ class DdSource(base.Source):
             if attachment.form == 'nbd':
                 self._mount = stack.enter_context(nbdfuse.mounted(path, ctx))
                 path = self._mount.path
-            self._file = stack.enter_context(file.FileSource(path, ctx))
+            opener = blockdev.opener_of(attachment, ctx.conf)
+            self._file = stack.enter_context(
+                file.FileSource(path, ctx, opener)
+            )
             if attachment.size not in (None, self._file.size):
                 raise exceptions.SourceChanged(
                     f'{self._where}: {path} has {self._file.size} bytes, '

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """dd(1) itself: how it is called, and what it says.
 
-See dd(1) of GNU coreutils. Both ends are open already, and dd opens them
-again by /proc/self/fd: flags and positions are its own then, and no name
-can lead it to anything else meanwhile.
+See dd(1) of GNU coreutils. Both ends are open already, so that no name can
+lead it to anything else meanwhile. The source is its standard input: opened
+for it alone, for it may be nothing that this user can open. The target it
+opens again by /proc/self/fd: flags and position are its own then.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import os
 import re
 import typing
@@ -25,8 +27,13 @@ ALIGNMENT = 4096
 
 _INPUT = 'iflag=count_bytes,skip_bytes,fullblock'
 _OUTPUT = 'oflag=seek_bytes'
+_INPUT_NAME = 'standard input'
+# No error: it has nothing to copy then.
+_BEHIND_THE_END = 'cannot skip to specified offset'
 _COPIED = re.compile(r'^(\d+) bytes?\b.* copied', re.MULTILINE)
-_ERROR = re.compile(r"^\S+: .*?'/proc/self/fd/(\d+)'.*?: (.+)$", re.MULTILINE)
+_ERROR = re.compile(
+    r"^\S+: .*?'(standard input|/proc/self/fd/\d+)'.*?: (.+)$", re.MULTILINE
+)
 _POSITION = re.compile(r'^pos:\s*(\d+)$', re.MULTILINE)
 # strerror(3) in the locale C, of what callers can act upon.
 _NUMBERS = {
@@ -76,13 +83,11 @@ def find() -> str:
 class Ends:
     """Where dd reads and writes.
 
-    :ivar source: an open descriptor
     :ivar source_name: the redacted name, for messages
     :ivar target: an open descriptor
     :ivar target_name: for messages
     """
 
-    source: int
     source_name: str
     target: int
     target_name: str
@@ -113,14 +118,16 @@ class Run:
 
     :param path: of dd
     :param ends: what it copies between
+    :param source: an open descriptor, which nobody else uses meanwhile
     :param slice_: what it copies
     :param block: bytes that it reads and writes at once
     :raises TransferError: it cannot be started
     """
 
     def __init__(
-        self, path: str, ends: Ends, slice_: Slice, block: int
+        self, path: str, ends: Ends, source: int, slice_: Slice, block: int
     ) -> None:
+        self.source = source
         self.slice = slice_
         self._ends = ends
         self._block = block
@@ -131,10 +138,12 @@ class Run:
             conv.append('sparse')
         if not slice_.direct_output:
             conv.append('fdatasync')
+        # As if it had just been opened, for dd goes on from there.
+        os.lseek(source, 0, os.SEEK_SET)
+        fcntl.fcntl(source, fcntl.F_SETFL, 0)
         self._process = children.start(
             [
                 path,
-                f'if=/proc/self/fd/{ends.source}',
                 f'of=/proc/self/fd/{ends.target}',
                 f'bs={block}',
                 f'skip={slice_.start}',
@@ -144,7 +153,8 @@ class Run:
                 _OUTPUT + (',direct' if slice_.direct_output else ''),
                 f'conv={",".join(conv)}',
             ],
-            fds=(ends.source, ends.target),
+            stdin=source,
+            fds=(ends.target,),
         )
 
     @property
@@ -207,8 +217,8 @@ class Run:
         """
         code = self._process.returncode
         error = _ERROR.search(self.told)
-        if error is not None:
-            raise self._translate(int(error[1]), error[2], end)
+        if error is not None and error[2] != _BEHIND_THE_END:
+            raise self._translate(error[1], error[2], end)
         if code < 0:
             raise exceptions.Unavailable(
                 f'dd was killed by signal {-code} at byte {end}'
@@ -226,7 +236,7 @@ class Run:
             )
 
     def _translate(
-        self, fd: int, why: str, end: int
+        self, name: str, why: str, end: int
     ) -> exceptions.TransferError | NotDirect:
         number = _NUMBERS.get(why, 0)
         direct = self.slice.direct_input or self.slice.direct_output
@@ -235,7 +245,7 @@ class Run:
         cause = OSError(number, why)
         reach = min(self._block, self.slice.end - end)
         place = f'in the {reach} bytes from byte {end} on'
-        if fd != self._ends.source:
+        if name != _INPUT_NAME:
             return oserrors.translate(
                 cause, f'writing {self._ends.target_name} {place}'
             )

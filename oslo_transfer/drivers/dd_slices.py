@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import fcntl
 import logging
 import os
 import selectors
@@ -114,11 +115,12 @@ class Filling:
             with oserrors.os_errors(f'opening {self._target.path}'):
                 fd = os.open(self._target.path, flags)
             stack.callback(oserrors.close, fd)
-            self._ends = dd_program.Ends(
-                self._source.fd, self._where, fd, self._target.path
-            )
-            self._direct_input = _can_direct(self._source.fd, os.O_RDONLY)
-            self._direct_output = _can_direct(fd, os.O_WRONLY)
+            self._ends = dd_program.Ends(self._where, fd, self._target.path)
+            self._idle: list[int] = []
+            stack.callback(self._close_idle)
+            self._idle.append(self._source.open_again())
+            self._direct_input = _can_be_direct(self._idle[0])
+            self._direct_output = _can_open_direct(fd)
             self._gaps = self._missing(self._source.size)
             stack.callback(self._kill)
             self._copy(program)
@@ -158,7 +160,7 @@ class Filling:
         with oserrors.os_errors(f'reading {self._target.path}'):
             held = os.pread(self._ends.target, count, offset)
         with oserrors.os_errors(f'reading {self._where} at byte {offset}'):
-            return held == os.pread(self._ends.source, count, offset)
+            return held == os.pread(self._source.fd, count, offset)
 
     def _next(self) -> dd_program.Slice | None:
         """Take the next slice of what is missing."""
@@ -207,7 +209,14 @@ class Filling:
             slice_ = self._next()
             if slice_ is None:
                 return
-            run = dd_program.Run(program, self._ends, slice_, self._block)
+            fd = self._idle.pop() if self._idle else self._source.open_again()
+            try:
+                run = dd_program.Run(
+                    program, self._ends, fd, slice_, self._block
+                )
+            except BaseException:
+                self._idle.append(fd)
+                raise
             job = _Job(run, time.monotonic(), slice_.start)
             self._jobs.append(job)
             self._selector.register(run.stderr, selectors.EVENT_READ, job)
@@ -230,6 +239,7 @@ class Filling:
             return
         self._selector.unregister(job.run.stderr)
         self._jobs.remove(job)
+        self._idle.append(job.run.source)
         end = job.run.finish()
         self._arrived(job, end)
         if job.run.slice.sparse:
@@ -284,13 +294,18 @@ class Filling:
 
     def _reap(self, seconds: float) -> bool:
         limit = time.monotonic() + seconds
-        left = [
-            job
-            for job in self._jobs
-            if not job.run.reap(max(0.0, limit - time.monotonic()))
-        ]
+        left = []
+        for job in self._jobs:
+            if job.run.reap(max(0.0, limit - time.monotonic())):
+                self._idle.append(job.run.source)
+            else:
+                left.append(job)
         self._jobs = left
         return not left
+
+    def _close_idle(self) -> None:
+        for fd in self._idle:
+            oserrors.close(fd)
 
 
 class _Stall:
@@ -329,12 +344,20 @@ class _Stall:
             self._begin(now)
 
 
-def _can_direct(fd: int, mode: int) -> bool:
-    """Whether a file can be opened with O_DIRECT; some only fail later."""
+def _can_be_direct(fd: int) -> bool:
+    """Whether what is open takes O_DIRECT; some only fail later."""
     try:
-        again = os.open(
-            f'/proc/self/fd/{fd}', mode | os.O_DIRECT | os.O_CLOEXEC
-        )
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
+    except OSError:
+        return False
+    return True
+
+
+def _can_open_direct(fd: int) -> bool:
+    """Whether a file can be opened with O_DIRECT to write to it."""
+    flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
+    try:
+        again = os.open(f'/proc/self/fd/{fd}', flags)
     except OSError:
         return False
     os.close(again)

@@ -155,6 +155,7 @@ class FileSource(base.Source):
     ) -> None:
         self._path = path
         self._ctx = ctx
+        self._opener = opener
         with oserrors.os_errors(f'reading {path}'):
             # A FIFO would block the open; it is refused right below.
             self._fd = opener(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -231,6 +232,25 @@ class FileSource(base.Source):
         """
         self._check_open()
         return self._fd
+
+    def open_again(self) -> int:
+        """Open the same once more, at a position of its own.
+
+        :returns: a descriptor, which is the caller's
+        :raises SourceChanged: something else has that path now
+        :raises TransferError: it cannot be opened
+        """
+        with oserrors.os_errors(f'reading {self._path}'):
+            flags = os.O_RDONLY | os.O_CLOEXEC
+            try:
+                return os.open(f'/proc/self/fd/{self.fd}', flags)
+            except PermissionError:
+                # Who has opened it for us can do so again.
+                fd = self._opener(self._path, flags | os.O_NONBLOCK)
+            if os.path.sameopenfile(fd, self.fd):
+                return fd
+        oserrors.close(fd)
+        raise exceptions.SourceChanged(f'{self._path} was replaced')
 
     @property
     def ctx(self) -> _context.Context:

@@ -9,6 +9,8 @@ import typing
 
 from oslo_transfer import attempts as _attempts
 from oslo_transfer.drivers import base as drivers_base
+from oslo_transfer.drivers import blockdev
+from oslo_transfer.drivers import file
 from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import imageformat
@@ -163,8 +165,7 @@ def _overlay(
     ctx: _context.Context,
 ) -> None:
     allowed = ctx.conf.oslo_transfer.zero_copy_formats
-    base_image = _location.Location(attachment.path)
-    with ctx.open_source(base_image) as source:
+    with _open(attachment, ctx) as source:
         image = imageformat.inspect(source, attachment.source, allowed, ctx)
     sink = landing.open_sink(size=None, resume=False)
     try:
@@ -181,6 +182,15 @@ def _overlay(
         sink.commit(size)
     finally:
         sink.abort(keep=False)
+
+
+def _open(
+    attachment: drivers_base.Attachment, ctx: _context.Context
+) -> drivers_base.Source:
+    if attachment.form == 'nbd':
+        return ctx.open_source(_location.Location(attachment.path))
+    opener = blockdev.opener_of(attachment, ctx.conf)
+    return file.FileSource(attachment.path, ctx, opener)
 
 
 def _link(

@@ -265,7 +265,7 @@ def main():
     importlib.import_module(__spec__.name)
     for scheme in ('file', 'http', 'torrent'):
         _loader.driver_class(scheme)
-    for strategy in ('clone', 'full_copy'):
+    for strategy in ('clone', 'dd', 'full_copy', 'zero_copy'):
         _loader.strategy_class(strategy)
     serve(socket.socket(fileno=int(sys.argv[1])))
 

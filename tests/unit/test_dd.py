@@ -65,8 +65,8 @@ def source(tmp_path, conf):
 def program(tmp_path, monkeypatch):
     """A function that puts a script in the place of dd.
 
-    ``"$REAL" "$@"`` in it is dd itself, ``$IN`` and ``$OUT`` are the paths
-    of its ends. What is asked only to see what dd knows goes to the real.
+    ``"$REAL" "$@"`` in it is dd itself, ``$IN`` and ``$OUT`` are what it
+    calls its ends. What is asked only to see what dd knows goes to the real.
     """
     directory = tmp_path / 'bin'
     directory.mkdir()
@@ -74,8 +74,9 @@ def program(tmp_path, monkeypatch):
     def make(script):
         path = directory / 'dd'
         path.write_text(
-            f'#!/bin/sh\nREAL={REAL}\nIN=${{1#if=}} OUT=${{2#of=}}\n'
-            f'[ "$IN" = /dev/null ] && exec "$REAL" "$@"\n{script}\n'
+            f'#!/bin/sh\nREAL={REAL}\nOUT=${{1#of=}}\n'
+            f'IN="standard input"\n'
+            f'[ "$1" = if=/dev/null ] && exec "$REAL" "$@"\n{script}\n'
         )
         path.chmod(0o755)
         monkeypatch.setenv('PATH', f'{directory}:{os.environ["PATH"]}')
@@ -248,7 +249,8 @@ def test_where_direct_fails_late(program, source, target):
 
 
 def test_where_direct_cannot_be_opened(calls, source, target, monkeypatch):
-    monkeypatch.setattr(dd_slices, '_can_direct', lambda _fd, _mode: False)
+    monkeypatch.setattr(dd_slices, '_can_be_direct', lambda _fd: False)
+    monkeypatch.setattr(dd_slices, '_can_open_direct', lambda _fd: False)
     into = target()
     source().fill(into)
     assert into.content == DATA
@@ -431,6 +433,27 @@ def test_a_source_that_becomes_shorter(source, target, program, tmp_path):
     program(f'truncate -s 1M {tmp_path}/image; exec "$REAL" "$@"')
     with pytest.raises(exceptions.SourceChanged):
         source().fill(target())
+
+
+def test_what_was_put_in_its_place_is_not_read(
+    source, target, tmp_path, monkeypatch
+):
+    """Also where it can only be opened again by its path."""
+    opened = source()
+    (tmp_path / 'other').write_bytes(DATA[::-1])
+    os.rename(tmp_path / 'other', tmp_path / 'image')
+    real = os.open
+
+    def no_links(path, *rest):
+        if str(path).startswith('/proc/self/fd/'):
+            raise PermissionError(13, 'Permission denied', path)
+        return real(path, *rest)
+
+    into = target()
+    monkeypatch.setattr(os, 'open', no_links)
+    with pytest.raises(exceptions.SourceChanged, match='replaced'):
+        opened.fill(into)
+    assert into.in_place.total == 0
 
 
 def test_it_is_detached_once(tmp_path, conf):
