@@ -117,6 +117,19 @@ CORE_OPTIONS: tuple[cfg.Opt, ...] = (
         'like qcow2 is refused, and not taken for one. A qcow2 image that '
         'leads to a backing or data file is refused in any case.',
     ),
+    cfg.IntOpt(
+        'zero_copy_nbd_reconnect_delay',
+        default=30,
+        min=0,
+        max=3600,
+        help='Seconds for which QEMU lets a guest wait where an overlay is '
+        'over an NBD export and that is gone: what holds it is restarted, or '
+        'the network is cut. After that what the guest reads fails until the '
+        'export is back. It is written into the overlay when that is made. '
+        'A guest that does not give up its disk earlier (SCSI disks of Linux '
+        'do after 30 seconds, virtio disks never) can have more; 0 means '
+        'that reading fails at once.',
+    ),
     cfg.StrOpt(
         'state_path',
         sample_default='/var/lib/oslo-transfer',

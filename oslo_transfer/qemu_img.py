@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import functools
+import json
+import typing
 
 from oslo_transfer import children
 from oslo_transfer import context as _context
+from oslo_transfer.drivers.nbd import names
+from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 
 # A hostile image can have qemu-img use up both (CVE-2015-5162).
@@ -27,7 +31,7 @@ def create_overlay(
     Opens nothing but the overlay itself. Blocks for well under a second.
 
     :param path: the overlay; what is there is replaced
-    :param backing: an absolute path or a URL of QEMU's
+    :param backing: an absolute path, or what :func:`nbd_backing` returns
     :param backing_format: its format; it is never guessed
     :param virtual_size: in bytes
     :param ctx: ends it
@@ -46,3 +50,43 @@ def create_overlay(
     )
     if status:
         raise exceptions.StorageError(f'making {path}: {told.strip()}')
+
+
+def nbd_backing(uri: str, reconnect_delay: int) -> str:
+    """How QEMU is told to read an NBD export under an overlay.
+
+    A plain URI has it fail what a guest reads as soon as the connection
+    breaks, and for good (qemu-block-drivers(7), ``reconnect-delay``).
+    Without a driver at the top it is what libvirt can read, too.
+
+    :param reconnect_delay: seconds for which requests wait for an export
+        that is gone
+    :raises CapabilityMissing: QEMU cannot read it in this way
+    """
+    endpoint = _endpoint.parse(uri)
+    name = names.name_of(endpoint)
+    if name.tls:
+        raise exceptions.CapabilityMissing(
+            f'{endpoint}: an overlay cannot tell QEMU the credentials of TLS'
+        )
+    server: dict[str, typing.Any]
+    if name.socket is not None:
+        server = {'type': 'unix', 'path': name.socket}
+    else:
+        port = endpoint.port or _endpoint.DEFAULT_PORTS[endpoint.scheme]
+        host = endpoint.host.strip('[]')
+        server = {'type': 'inet', 'host': host, 'port': str(port)}
+    file = {
+        'driver': 'nbd',
+        'server': server,
+        'export': name.export.decode(errors='surrogateescape'),
+        'reconnect-delay': reconnect_delay,
+    }
+    text = json.dumps({'file': file}, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise exceptions.CapabilityMissing(
+            f'{endpoint}: QEMU reads names in UTF-8 only'
+        ) from None
+    return f'json:{text}'

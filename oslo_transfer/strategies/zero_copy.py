@@ -164,14 +164,20 @@ def _overlay(
     landing: _landing.Landing,
     ctx: _context.Context,
 ) -> None:
-    allowed = ctx.conf.oslo_transfer.zero_copy_formats
+    group = ctx.conf.oslo_transfer
+    backing = attachment.path
+    if attachment.form == 'nbd':
+        delay = group.zero_copy_nbd_reconnect_delay
+        backing = qemu_img.nbd_backing(backing, delay)
     with _open(attachment, ctx) as source:
-        image = imageformat.inspect(source, attachment.source, allowed, ctx)
+        image = imageformat.inspect(
+            source, attachment.source, group.zero_copy_formats, ctx
+        )
     sink = landing.open_sink(size=None, resume=False)
     try:
         qemu_img.create_overlay(
             landing.part_path,
-            attachment.path,
+            backing,
             image.format,
             image.virtual_size,
             ctx,

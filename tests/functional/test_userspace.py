@@ -32,6 +32,7 @@ from oslo_transfer.service import daemon
 from oslo_transfer.testing import harness
 from tests.functional import forkserver
 from tests.servers import dd_lab
+from tests.servers import qemu_io
 from tests.servers import relay
 from tests.servers import tgt
 
@@ -557,6 +558,26 @@ def test_a_new_service_goes_on(target, image, ctx, iscsi_conf, state):
         assert read(made) == DATA
         userspace.detach(made, ctx, False)
         assert asks.attachments() == []
+
+
+def test_a_guest_waits_for_a_new_service(target, image, iscsi_conf, tmp_path):
+    """Its overlay is over the export, and the export stays where it was."""
+    disk = tmp_path / 'overlay'
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
+    with contextlib.ExitStack() as stack:
+        roles = [attach.AttachRole(iscsi_conf)]
+        with daemon.Service(iscsi_conf, roles):
+            made = oslo_transfer.copy(url, disk, 'zero_copy', conf=iscsi_conf)
+            guest = stack.enter_context(qemu_io.QemuIo(disk))
+            guest.ask('read 0 512')
+            assert 'read 512/512' in guest.answer(10)
+        guest.ask('read 1M 512')
+        assert guest.answer(0.5) is None
+        roles = [attach.AttachRole(iscsi_conf)]
+        with daemon.Service(iscsi_conf, roles):
+            assert 'read 512/512' in guest.answer(20)
+            stack.close()
+            made.attachment.detach()
 
 
 def test_a_network_that_comes_back(service, target, image, attached):

@@ -53,6 +53,15 @@ class _Server(child.Child):
         """Return whether it answers."""
         return True
 
+    def end(self) -> None:
+        """End it as if it had crashed; the rest stays as it is."""
+        self._end()
+
+    def begin_again(self) -> None:
+        """Start it anew where it was."""
+        self.socket.unlink(missing_ok=True)
+        self._start_once()
+
     def _connects(self) -> bool:
         # Nobody knocks: some servers end with their first client.
         if self.unix:
