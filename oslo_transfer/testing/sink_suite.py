@@ -54,6 +54,8 @@ class SinkConformance(writing_suite.WritingConformance):
         found = self.read_sink(url)
         if self.sink_has(Capability.ATOMIC):
             self.assertIsNone(found)
+        if found is not None and self.sink_size is not None:
+            found = found[: len(data)]
         self.assertNotEqual(data, found)
 
     # Showing and hiding
@@ -73,7 +75,7 @@ class SinkConformance(writing_suite.WritingConformance):
             sink.sync()
             self.assert_hidden(url, data)
         sink.commit(len(data))
-        self.assert_same(data, self.read_sink(url))
+        self.assert_shows(data, url)
 
     def test_old_until_commit(self) -> None:
         """ATOMIC: what is replaced is there until the commit."""
@@ -84,9 +86,9 @@ class SinkConformance(writing_suite.WritingConformance):
         self.write_all(sink, data)
         if self.sink_has(Capability.ATOMIC):
             sink.sync()
-            self.assert_same(_OLD, self.read_sink(url))
+            self.assert_shows(_OLD, url)
         sink.commit(len(data))
-        self.assert_same(data, self.read_sink(url))
+        self.assert_shows(data, url)
 
     def test_abort(self) -> None:
         """Nothing shows of what was given up, however far it was."""
@@ -110,7 +112,7 @@ class SinkConformance(writing_suite.WritingConformance):
         self.write_all(sink, harness.pattern(500))
         sink.abort(False)
         if self.sink_has(Capability.ATOMIC):
-            self.assert_same(_OLD, self.read_sink(url))
+            self.assert_shows(_OLD, url)
 
     def test_abort_again(self) -> None:
         """Giving up twice, or what was committed, does nothing."""
@@ -124,7 +126,7 @@ class SinkConformance(writing_suite.WritingConformance):
         sink.commit(len(data))
         for keep in (False, True, False):
             sink.abort(keep)
-        self.assert_same(data, self.read_sink(url))
+        self.assert_shows(data, url)
 
     def test_abort_of_one_of_two(self) -> None:
         """One sink is given up, the other one lives."""
@@ -137,7 +139,7 @@ class SinkConformance(writing_suite.WritingConformance):
         other.abort(False)
         self.write_all(sink, data, 1000)
         sink.commit(len(data))
-        self.assert_same(data, self.read_sink(url))
+        self.assert_shows(data, url)
 
     def test_write_after_the_end(self) -> None:
         """A sink that was committed or given up takes nothing more."""
@@ -165,17 +167,24 @@ class SinkConformance(writing_suite.WritingConformance):
                         0,
                     )
             if commit:
-                self.assert_same(data, self.read_sink(url))
+                self.assert_shows(data, url)
 
     # Names that are taken
 
     def test_existing(self) -> None:
-        """AlreadyExists, at the commit at last, and nothing is lost."""
+        """AlreadyExists, at the commit at last, and nothing is lost.
+
+        What is like a device exists always, and is written.
+        """
         data = harness.pattern(1000)
         url = self.sink_url()
         self.write_sink(url, _OLD)
+        if self.sink_size is not None:
+            self._write(url, data)
+            self.assert_shows(data, url)
+            return
         self.assert_fails(exceptions.AlreadyExists, self._write, url, data)
-        self.assert_same(_OLD, self.read_sink(url))
+        self.assert_shows(_OLD, url)
 
     def _write(self, url: str, data: bytes, **options: typing.Any) -> None:
         sink = self.open_to_write(url, len(data), **options)
@@ -190,7 +199,7 @@ class SinkConformance(writing_suite.WritingConformance):
                 self.write_sink(url, _OLD)
                 data = harness.pattern(size)
                 self._write(url, data, overwrite=True)
-                self.assert_same(data, self.read_sink(url))
+                self.assert_shows(data, url)
 
     def test_taken_meanwhile(self) -> None:
         """ATOMIC: whoever came first keeps the name."""
@@ -203,7 +212,7 @@ class SinkConformance(writing_suite.WritingConformance):
         self.write_sink(url, _OLD)
         self.assert_fails(exceptions.AlreadyExists, sink.commit, len(data))
         sink.abort(False)
-        self.assert_same(_OLD, self.read_sink(url))
+        self.assert_shows(_OLD, url)
 
     # Going on
 
@@ -221,14 +230,14 @@ class SinkConformance(writing_suite.WritingConformance):
             self.assertNotIn(Capability.RESUME, sink.capabilities)
             # Then nothing was kept that would be in the way.
             self._write(url, data)
-            self.assert_same(data, self.read_sink(url))
+            self.assert_shows(data, url)
             return
         sink = self.open_to_write(url, len(data), resume=True)
         self.assertFalse(sink.zeroed, 'what is there may be anything')
         self.assert_same(data[:half], self.back(sink, 0, half))
         self.write_all(sink, data, half)
         sink.commit(len(data))
-        self.assert_same(data, self.read_sink(url))
+        self.assert_shows(data, url)
 
     def test_start_over(self) -> None:
         """What was kept is gone for a sink that does not resume."""
@@ -238,7 +247,7 @@ class SinkConformance(writing_suite.WritingConformance):
         sink.abort(True)
         data = harness.pattern(100, 'new')
         self._write(url, data)
-        self.assert_same(data, self.read_sink(url))
+        self.assert_shows(data, url)
 
     def test_nothing_to_resume(self) -> None:
         """RESUME: that is no error, there just is nothing."""
@@ -255,7 +264,7 @@ class SinkConformance(writing_suite.WritingConformance):
             self.assertFalse(any(self.back(sink, 0, len(data))))
             self.write_all(sink, data)
             sink.commit(len(data))
-            self.assert_same(data, self.read_sink(url))
+            self.assert_shows(data, url)
 
     # Errors
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import typing
 import unittest
 
 import pytest
@@ -62,6 +63,7 @@ class TgtHooks(conformance.Harness):
     smallest = 1
     block = 512
     thin = True
+    sink_size: typing.ClassVar[int | None] = _CAPACITY
     host = '127.0.0.1'
     sessions = 4
 
@@ -77,7 +79,6 @@ class TgtHooks(conformance.Harness):
     def setUp(self):
         super().setUp()
         self.server = self.shared
-        self.sizes_written = {}
         self.addCleanup(self._check_no_sessions)
 
     def make_driver(self):
@@ -150,50 +151,18 @@ class TgtHooks(conformance.Harness):
         self.sizes_put[url] = size
         return url
 
-    # Sinks: what is written is the start of a disk.
+    # Sinks
 
     def sink_url(self):
         return self.offer(self.new_file(_CAPACITY))
 
     def read_sink(self, url):
         path = self.path(url)
-        if not path.exists():
-            return None
-        found = path.read_bytes()
-        return found[: self.sizes_written.get(url, len(found))]
+        return path.read_bytes() if path.exists() else None
 
     def write_sink(self, url, data):
         with open(self.path(url), 'r+b') as file:
             file.write(data)
-        self.sizes_written[url] = len(data)
-
-    def open_to_write(self, url, *args, **kwargs):
-        sink = super().open_to_write(url, *args, **kwargs)
-        commit = sink.commit
-
-        def note(size):
-            commit(size)
-            self.sizes_written[url] = size
-
-        sink.commit = note
-        return sink
-
-
-class DiskSinks:
-    """Disks as destinations."""
-
-    def test_existing(self):
-        """A disk is there always, and is written."""
-        data = conformance.pattern(1000)
-        url = self.sink_url()
-        self.write_sink(url, conformance.pattern(5000, 'old'))
-        sink = self.open_to_write(url, len(data))
-        self.assertEqual('device', sink.form)
-        self.assertEqual(_CAPACITY, sink.capacity)
-        self.assertFalse(sink.zeroed)
-        self.write_all(sink, data)
-        sink.commit(len(data))
-        self.assert_same(data, self.read_sink(url))
 
 
 class Faults(TgtHooks):
@@ -261,7 +230,6 @@ class Faults(TgtHooks):
 
 class TestTgt(
     Faults,
-    DiskSinks,
     conformance.DriverConformance,
     conformance.SourceConformance,
     conformance.SinkConformance,
@@ -307,7 +275,6 @@ class TestTgt(
 
 class TestThick(
     TgtHooks,
-    DiskSinks,
     conformance.SourceConformance,
     conformance.SinkConformance,
     unittest.TestCase,
