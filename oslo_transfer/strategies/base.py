@@ -13,13 +13,13 @@ import dataclasses
 import typing
 
 from oslo_transfer import attempts as _attempts
+from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
 from oslo_transfer import result as _result
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
-    from oslo_transfer.drivers import base as drivers_base
     from oslo_transfer import landing as _landing
     from oslo_transfer import request as _request
 
@@ -87,6 +87,36 @@ def choose(
     if not usable:
         raise exceptions.CapabilityMissing(otherwise)
     return usable, tuple(passed_over)
+
+
+def plan_to_attach(
+    strategy: str, request: _request.Request, kind: str, rest: str
+) -> Plan:
+    """A plan that uses each location that can be attached.
+
+    :param kind: what the destination has to be, on this host
+    :param rest: what is done with what is attached, in words
+    :raises CapabilityMissing: the destination is not on this host, or no
+        location can be attached
+    """
+    if request.destination.local_path is None:
+        raise exceptions.CapabilityMissing(
+            f'{request.destination} is not a {kind} on this host'
+        )
+    usable, passed_over = choose(
+        strategy,
+        request,
+        drivers_base.Capability.ATTACH,
+        'no location can be attached',
+    )
+    return Plan(
+        strategy=strategy,
+        sources=tuple(usable),
+        passed_over=passed_over,
+        steps=tuple(
+            f'attach {end} by {end.driver_name}, {rest}' for end in usable
+        ),
+    )
 
 
 class Strategy(abc.ABC):

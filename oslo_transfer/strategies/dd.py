@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 
 from oslo_transfer import attempts as _attempts
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer.drivers import dd
 from oslo_transfer import ends
-from oslo_transfer import exceptions
 from oslo_transfer.strategies import base
 from oslo_transfer.strategies import in_turn
 
@@ -33,27 +33,14 @@ class Dd(base.Strategy):
 
     def plan(self, request: _request.Request) -> base.Plan:
         """Use each location that can be attached."""
-        destination = request.destination
-        if destination.local_path is None:
-            raise exceptions.CapabilityMissing(
-                f'{destination} is not a file or block device on this host'
-            )
-        usable, passed_over = base.choose(
+        plan = base.plan_to_attach(
             self.name,
             request,
-            drivers_base.Capability.ATTACH,
-            'no location can be attached',
+            'file or block device',
+            f'have dd copy it to {request.destination}, verify it, detach',
         )
-        return base.Plan(
-            strategy=self.name,
-            sources=tuple(map(AttachedEnd.of, usable)),
-            passed_over=passed_over,
-            steps=tuple(
-                f'attach {end} by {end.driver_name}, have dd copy it to '
-                f'{destination}, verify it, detach'
-                for end in usable
-            ),
-        )
+        sources = tuple(map(AttachedEnd.of, plan.sources))
+        return dataclasses.replace(plan, sources=sources)
 
     def run(
         self,

@@ -45,26 +45,11 @@ class ZeroCopy(base.Strategy):
 
     def plan(self, request: _request.Request) -> base.Plan:
         """Use each location that can be attached."""
-        destination = request.destination
-        if destination.local_path is None:
-            raise exceptions.CapabilityMissing(
-                f'{destination} is not a path on this host'
-            )
-        usable, passed_over = base.choose(
+        return base.plan_to_attach(
             self.name,
             request,
-            drivers_base.Capability.ATTACH,
-            'no location can be attached',
-        )
-        return base.Plan(
-            strategy=self.name,
-            sources=tuple(usable),
-            passed_over=passed_over,
-            steps=tuple(
-                f'attach {end} by {end.driver_name}, have {destination} '
-                f'lead to it'
-                for end in usable
-            ),
+            'path',
+            f'have {request.destination} lead to it',
         )
 
     def run(
