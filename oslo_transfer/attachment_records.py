@@ -328,7 +328,12 @@ def _detacher(
                 return
             # One that is used by others stays for them.
             if not records.sharers(record.sharing, attachment.id):
-                driver.detach(record.attachment, ctx, force)
+                try:
+                    driver.detach(record.attachment, ctx, force)
+                except exceptions.DetachError as exc:
+                    if not exc.leftovers:
+                        records.remove(attachment.id)
+                    raise
             records.remove(attachment.id)
 
     return detach

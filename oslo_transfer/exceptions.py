@@ -177,9 +177,11 @@ class AttachError(TransferError):
 
 
 class DetachError(TransferError):
-    """An attachment could not be taken away completely.
+    """An attachment could not be taken away completely, or not safely.
 
-    :ivar leftovers: what is still there, in words an operator can act on
+    :ivar leftovers: what is still there, in words an operator can act on;
+        empty if nothing is, and there is nothing to detach any more, but
+        what was written last may be lost
     """
 
     def __init__(self, message: str, leftovers: tuple[str, ...] = ()) -> None:

@@ -329,7 +329,8 @@ class Attachment:
         """Take it away; idempotent.
 
         :param force: go on where a step fails, and report at the end
-        :raises DetachError: something is left, named in ``leftovers``
+        :raises DetachError: something is left, named in ``leftovers``; or
+            nothing is, and what was written last may be lost
         """
         if self._detach is not None:
             self._detach(self, force)
@@ -486,7 +487,8 @@ class Driver:
         refused, and what the driver did not make stays.
 
         :param force: go on where a step fails
-        :raises DetachError: something is left
+        :raises DetachError: something is left, named in ``leftovers``; or
+            nothing is, and what was written last may be lost
         """
         raise self._missing(Capability.ATTACH)
 

@@ -31,6 +31,25 @@ class VolumeDeviceNotFound(Exception):
     """As os-brick's."""
 
 
+class ExceptionChainer(Exception):
+    """As os-brick's: its text is tracebacks."""
+
+    def __init__(self):
+        self._exceptions = []
+
+    def __str__(self):
+        return 'Chained Exception #1 Traceback (most recent call last): ...'
+
+    @contextlib.contextmanager
+    def context(self, catch):
+        try:
+            yield
+        except Exception as exc:
+            self._exceptions.append((type(exc), exc, exc.__traceback__))
+            if not catch:
+                raise
+
+
 @dataclasses.dataclass
 class Disk:
     """A LUN behind a target."""
@@ -174,7 +193,7 @@ class Host:
             allowed if isinstance(allowed, tuple | list) else (allowed,)
         ):
             raise processutils.ProcessExecutionError(
-                exit_code=code, cmd=' '.join(command)
+                exit_code=code, cmd=' '.join(command), stderr='it fails'
             )
         return out, 'no records' if code == 21 else ''
 
@@ -294,15 +313,21 @@ class Connector:
         return self.host.scan(sid, target[2])
 
     def disconnect_volume(self, properties, device_info, force):
+        chain = ExceptionChainer()
         for target in self._targets(properties):
             sid = self._sid(target)
             for name in self.host.disks(sid, target[2]) if sid else ():
                 top = _View(str(self.host.sys)).multipath([name])
                 if top:
-                    self.run('multipath', '-f', '36001405aaaa')
-                self.run('blockdev', '--flushbufs', f'/dev/{name}')
+                    with chain.context(force):
+                        self.run('multipath', '-f', '36001405aaaa')
+                with chain.context(force):
+                    self.run('blockdev', '--flushbufs', f'/dev/{name}')
                 self.host.remove(name)
-            self._disconnect(target)
+            with chain.context(force):
+                self._disconnect(target)
+        if chain._exceptions:
+            raise chain
 
     def _disconnect(self, target):
         sid = self._sid(target)

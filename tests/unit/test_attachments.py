@@ -51,9 +51,9 @@ SOURCE = """
 """
 POINTS = {_loader.DRIVERS: ['shelf = shelf_plugin:Driver']}
 CONF = """
-import sys
 from oslo_config import cfg
 import oslo_transfer
+import sys
 conf = cfg.ConfigOpts()
 conf([], default_config_files=[], default_config_dirs=[])
 oslo_transfer.register_opts(conf)
@@ -297,6 +297,20 @@ def test_detach_that_fails_keeps_the_record(conf, state, shelf):
     assert caught.value.leftovers == ('/dev/sdx',)
     (found,) = oslo_transfer.attachments(conf)
     assert found == attachment
+
+
+def test_detach_that_loses_data_keeps_no_record(conf, state, shelf):
+    """Nothing is left that could be detached again; but it is told."""
+    attachment = oslo_transfer.attach('shelf://host/a', conf=conf)
+
+    class Lossy(Shelf):
+        def detach(self, attachment, ctx, force):
+            raise exceptions.DetachError('what was written may be lost')
+
+    with fixtures.registered(Lossy):
+        with pytest.raises(exceptions.DetachError, match='may be lost'):
+            oslo_transfer.detach(attachment.id, conf=conf)
+    assert oslo_transfer.attachments(conf) == []
 
 
 # Other processes

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import threading
 
+from oslo_concurrency import processutils
 import pytest
 
 from oslo_transfer import attachment_records
@@ -391,33 +392,91 @@ def test_in_use(host, ctx):
         assert host.state() == before
 
 
+def flush_fails(command):
+    """The device is there, and takes no writes any more."""
+    if command[0] == 'blockdev':
+        raise processutils.ProcessExecutionError(
+            cmd=' '.join(command), exit_code=1, stderr='Input/output error\n'
+        )
+
+
+@pytest.mark.parametrize('force', [False, True])
+def test_not_flushed_but_not_written(host, ctx, force, caplog):
+    """Where nothing can have been written there is nothing to lose."""
+    before = host.state()
+    made = attach(ctx)
+    host.before = flush_fails
+    osbrick.detach(made, ctx, force)
+    assert host.state() == before
+    (record,) = caplog.records
+    assert record.levelname == 'WARNING'
+    assert 'blockdev --flushbufs /dev/sda: Input/output' in record.message
+    assert 'Traceback' not in record.message
+
+
+def test_not_flushed(host, ctx):
+    """What was written stays with the device until somebody lets it go."""
+    before = host.state()
+    made = attach(ctx.replace(writing=True))
+    host.before = flush_fails
+    with pytest.raises(exceptions.DetachError) as caught:
+        osbrick.detach(made, ctx, False)
+    assert '/dev/sda' in caught.value.leftovers
+    with pytest.raises(exceptions.DetachError) as caught:
+        osbrick.detach(made, ctx, True)
+    assert host.state() == before
+    assert caught.value.leftovers == ()
+    assert str(caught.value) == (
+        f'{URL} is detached, but what was written last may be lost: '
+        f'blockdev --flushbufs /dev/sda: Input/output error'
+    )
+
+
 def test_detach_fails(host, ctx):
     """What cannot be done is told, and can be tried again."""
     before = host.state()
     made = attach(ctx)
-
-    def refuse(command):
-        if command[0] == 'blockdev':
-            raise OSError(5, 'Input/output error')
-
-    host.before = refuse
+    host.before = refuse('--logout')
     with pytest.raises(exceptions.DetachError) as caught:
         osbrick.detach(made, ctx, False)
-    assert '/dev/sda' in caught.value.leftovers
-    host.before = lambda command: None
+    assert f'session 1 to {IQN}' in caught.value.leftovers
+    host.before = refuse('delete')
+    with pytest.raises(exceptions.DetachError) as caught:
+        osbrick.detach(made, ctx, False)
+    assert caught.value.leftovers == (f'the record of {IQN} at {PORTAL}',)
+    host.before = refuse()
     osbrick.detach(made, ctx, False)
     assert host.state() == before
 
 
-def test_undoing_fails(host, ctx):
-    """What a failed attempt could not take away is in its error."""
+def test_settings_of_others_stay_changed(host, ctx):
+    """A record that could not be set back is told, and is the next time."""
+    host.add_node(PORTAL, IQN)
+    before = host.state()
+    made = attach(ctx)
+    host.before = refuse('node.session.scan')
+    with pytest.raises(exceptions.DetachError) as caught:
+        osbrick.detach(made, ctx, True)
+    assert 'settings of the record' in caught.value.leftovers[0]
+    host.before = refuse()
+    osbrick.detach(made, ctx, False)
+    assert host.state() == before
 
-    def refuse(command):
-        if command[0] == 'blockdev':
+
+def refuse(*words):
+    """Have commands fail that have one of some words."""
+
+    def call(command):
+        if set(words) & set(command):
             raise OSError(5, 'Input/output error')
 
-    host.before = refuse
-    with pytest.raises(exceptions.AttachError, match='/dev/sda') as caught:
+    return call
+
+
+def test_undoing_fails(host, ctx):
+    """What a failed attempt could not take away is in its error."""
+    host.before = refuse('--logout')
+    with pytest.raises(exceptions.AttachError, match='session 1') as caught:
         attach(ctx, scsi_serial='other')
     assert 'serial-1' in str(caught.value)
 

@@ -21,36 +21,58 @@ LOG = logging.getLogger(__name__)
 # Seconds that udev or a scan for partitions may have a device open.
 _TRANSIENT = 3.0
 _PAUSE = 0.1
+# Of os-brick's ExceptionChainer, as sys.exc_info() tells them.
+_CHAINED = '_exceptions'
 
 
 def take_away(
-    note: _note.Note, where: str, ctx: _context.Context, force: bool
+    note: _note.Note,
+    where: str,
+    ctx: _context.Context,
+    force: bool,
+    read_only: bool,
 ) -> None:
     """Take away what stands in a note, if nobody uses it; idempotent.
 
     :param where: the redacted URL, for messages
     :param force: go on where a step fails
-    :raises DetachError: it is in use, or something is left
+    :param read_only: nothing can have been written, so that a step which
+        fails is none to stop at, and of no interest when all is gone
+    :raises DetachError: it is in use, or something is left; or nothing is,
+        but what was written last may be lost
     """
     sysfs = _sysfs.Sysfs()
     run = initiator.commands(ctx, note)
     problems: list[str] = []
+    undone: list[str] = []
     if note.boot == _sysfs.boot():
-        _disconnect(note, where, run, ctx, force, problems)
+        _disconnect(note, where, run, ctx, force or read_only, problems)
     else:
-        with _problems(problems):
+        with _problems(undone, 'records of nodes'):
             for node in _stale_records(note, run, sysfs):
                 run.delete(node)
     for node, settings in note.nodes.items():
-        with _problems(problems):
+        with _problems(undone, f'settings of {_record_of(node)}'):
             run.update(node, settings)
-    left = _leftovers(note, sysfs)
-    if left or problems:
+    if problems:
+        with _problems(undone, 'records of nodes'):
+            stale = _stale_records(note, run, sysfs)
+            undone += [_record_of(node) for node in stale]
+    left = _leftovers(note, sysfs) + undone
+    reasons = '; '.join(problems)
+    if left:
         raise exceptions.DetachError(
             f'{where} was not detached cleanly: '
-            f'{"; ".join(problems) or "something is left"}',
-            tuple(left or problems),
+            f'{reasons or "something is left"}',
+            tuple(left),
         )
+    if problems and not read_only:
+        raise exceptions.DetachError(
+            f'{where} is detached, but what was written last may be lost: '
+            f'{reasons}'
+        )
+    if problems:
+        LOG.warning('%s is detached, but not cleanly: %s', where, reasons)
 
 
 def _disconnect(
@@ -78,13 +100,33 @@ def _disconnect(
 
 
 @contextlib.contextmanager
-def _problems(found: list[str]) -> Iterator[None]:
+def _problems(found: list[str], what: str = '') -> Iterator[None]:
     """Note what fails, and go on: what can be taken away is."""
     try:
         yield
     except Exception as exc:
         LOG.debug('a step of detaching failed', exc_info=True)
-        found.append(' '.join(str(exc).split()) or type(exc).__name__)
+        reasons = '; '.join(dict.fromkeys(_reasons(exc)))
+        found.append(f'{what}: {reasons}' if what else reasons)
+
+
+def _reasons(exc: BaseException) -> list[str]:
+    """What went wrong, in few words each.
+
+    As text an exception of os-brick that holds others is their tracebacks,
+    and one of a command says more than what the command said.
+    """
+    chained = [each for _kind, each, _trace in getattr(exc, _CHAINED, ())]
+    if chained:
+        return [reason for each in chained for reason in _reasons(each)]
+    said = getattr(exc, 'stderr', None) or f'{exc}' or type(exc).__name__
+    text = ' '.join(said.split())
+    command = getattr(exc, 'cmd', None)
+    return [f'{command}: {text}' if command else text]
+
+
+def _record_of(node: _note.Node) -> str:
+    return f'the record of {node[1]} at {node[0]}'
 
 
 def _check_unused(

@@ -134,5 +134,5 @@ class ISCSIDriver(base.Driver):
         raise exceptions.DetachError(
             f'{attachment.source} was attached by the engine {engine}, '
             f'which this version does not know',
-            (attachment.path,) if attachment.path else (),
+            (attachment.path or 'what it has made',),
         )

@@ -169,7 +169,8 @@ def detach(
     until the kernel gives up a path that is dead.
 
     :param force: go on where a step fails, and tell at the end
-    :raises DetachError: it is in use, or something is left
+    :raises DetachError: it is in use, or something is left; without
+        leftovers: it is gone, but what was written last may be lost
     """
     if 'targets' not in attachment.details:
         return
@@ -178,11 +179,13 @@ def detach(
     except ValueError as exc:
         raise exceptions.DetachError(
             f'the record of {attachment.source} cannot be used: {exc}',
-            (attachment.path,) if attachment.path else (),
+            (attachment.path or 'what it is about',),
         ) from exc
     if not note.adopted:
         with _turn(ctx):
-            detaching.take_away(note, attachment.source, ctx, force)
+            detaching.take_away(
+                note, attachment.source, ctx, force, attachment.read_only
+            )
 
 
 def open_source(
@@ -447,6 +450,7 @@ def _undo(
         return
     later = ctx.replace(deadline=None, cancel=None, stop=threading.Event())
     try:
-        detaching.take_away(note, where, later, force=True)
+        # Nobody has written to it so far.
+        detaching.take_away(note, where, later, force=True, read_only=True)
     except exceptions.TransferError as error:
         raise exceptions.AttachError(f'{exc}; then {error}') from exc
