@@ -12,6 +12,7 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer import shared
+from oslo_transfer.testing import fixtures
 from tests.servers import certs as servers_certs
 from tests.servers import http
 
@@ -65,11 +66,13 @@ def conf():
         'connect_timeout': 3.0,
         'retry_delay': 0.01,
         'max_retry_delay': 0.2,
+        # A test that needs one says where.
+        'state_path': fixtures.NOWHERE,
     }.items():
         conf.set_override(name, value, group='oslo_transfer')
     # The service of this host is nothing to talk to for a test.
     conf.set_override(
-        'control_socket', '/nonexistent', group='oslo_transfer_service'
+        *('control_socket', fixtures.NOWHERE), group='oslo_transfer_service'
     )
     return conf
 

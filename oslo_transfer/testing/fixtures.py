@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import tempfile
 import typing
 from unittest import mock
 
@@ -17,8 +18,15 @@ from oslo_transfer.strategies import base as strategies_base
 from oslo_transfer.testing import memory
 
 
+#: Where nobody can write, root neither, who could make ``/nonexistent``.
+NOWHERE = '/dev/null/nowhere'
+
+
 def make_conf(**options: typing.Any) -> cfg.ConfigOpts:
     """A configuration of its own, that reads no file.
+
+    It leaves what is on this host alone: there is no service to ask, and
+    what keeps a state needs a ``state_path`` from the test.
 
     :param options: values for options of the group ``oslo_transfer``
     """
@@ -29,13 +37,11 @@ def make_conf(**options: typing.Any) -> cfg.ConfigOpts:
     for name, value in {
         'retry_delay': 0.01,
         'max_retry_delay': 0.1,
+        'state_path': NOWHERE,
         **options,
     }.items():
         conf.set_override(name, value, group=opts.GROUP)
-    # The service of this host is nothing to talk to for a test.
-    conf.set_override(
-        'control_socket', '/nonexistent', group='oslo_transfer_service'
-    )
+    conf.set_override('control_socket', NOWHERE, group='oslo_transfer_service')
     return conf
 
 
@@ -80,12 +86,16 @@ class Transfer:
     def __init__(self, **options: typing.Any) -> None:
         #: To be passed to each call.
         self.conf = make_conf(**options)
+        self._stateless = 'state_path' not in options
         #: Has the objects.
         self.store = memory.MemoryStore()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> typing.Self:
         self._stack.enter_context(registered(self.store.driver_class()))
+        if self._stateless:
+            state = self._stack.enter_context(tempfile.TemporaryDirectory())
+            self.conf.set_override('state_path', state, group=opts.GROUP)
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -144,7 +144,8 @@ class Harness(TestBase):
         self.addCleanup(self._check_nothing_told, records)
         self.addCleanup(root.setLevel, level)
         self.addCleanup(root.removeHandler, records)
-        self.conf = fixtures.make_conf()
+        state = self.enterContext(tempfile.TemporaryDirectory())
+        self.conf = fixtures.make_conf(state_path=state)
         self.driver = self.make_driver()
 
     # Hooks

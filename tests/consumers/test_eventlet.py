@@ -138,8 +138,11 @@ class Poison(importlib.abc.MetaPathFinder):
             )
 
 sys.meta_path.insert(0, Poison())
+from oslo_config import cfg
 import oslo_transfer
 file, url, put, directory = sys.argv[1:]
+oslo_transfer.register_opts(cfg.CONF)
+cfg.CONF.set_override('state_path', directory + '/state', 'oslo_transfer')
 digest = oslo_transfer.copy(file, directory + '/1', hash_algo='sha512').digest
 algorithm, value = digest.split(':')
 known = {'hash_algo': algorithm, 'hash_value': value}
@@ -165,11 +168,7 @@ assert not any(name.startswith('eventlet') for name in sys.modules)
             server.allow_put('/upload'),
             str(tmp_path),
         ],
-        env={
-            **environment(),
-            'HOME': str(tmp_path),
-            'XDG_STATE_HOME': str(tmp_path / 'state'),
-        },
+        env={**environment(), 'HOME': str(tmp_path)},
         timeout=60,
         check=True,
     )

@@ -26,6 +26,7 @@ from oslo_config import cfg
 import oslo_transfer
 from oslo_transfer import _loader
 from oslo_transfer import growth
+from oslo_transfer.testing import fixtures
 
 READY_SECONDS = 20.0
 END_SECONDS = 30.0
@@ -60,6 +61,7 @@ def make_conf(options):
         'connect_timeout': 3.0,
         'retry_delay': 0.01,
         'max_retry_delay': 0.2,
+        'state_path': fixtures.NOWHERE,
         **options,
     }.items():
         conf.set_override(name, value, group='oslo_transfer')
