@@ -114,6 +114,8 @@ class RetryingSource(wrappers.SourceWrapper):
         self.wasted = 0
         #: How many streams were opened.
         self.requests = 0
+        #: Whether a stream has given anything.
+        self.begun = False
 
     def stream(self, offset: int, length: int | None) -> RetryingStream:
         """Start to read; retries the start, too."""
@@ -152,7 +154,6 @@ class RetryingStream(base.Stream):
         super().__init__()
         self._source = source
         self._ctx = ctx
-        self._start = offset
         self._position = offset
         self._end = None if length is None else offset + length
         if self._end is None and source.size is not None:
@@ -188,6 +189,8 @@ class RetryingStream(base.Stream):
         return self._moved(moved)
 
     def _moved(self, count: int) -> int:
+        if count:
+            self._source.begun = True
         self._position += count
         self._backoff.progress(count)
         return count
@@ -229,7 +232,8 @@ class RetryingStream(base.Stream):
             raise NotResumable(
                 f'{error}; it cannot be read on from byte {self._position}'
             ) from error
-        if self._position > self._start and not self._source.joinable:
+        # Behind a hole, say, another stream has given what comes before.
+        if self._source.begun and not self._source.joinable:
             raise NotResumable(
                 f'{error}; without a strong validator or a digest it '
                 f'cannot be read on from byte {self._position}'
