@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 import dataclasses
 import threading
 
@@ -26,6 +27,17 @@ class Claim:
     end: int | None
 
 
+def _strips(
+    start: int, end: int | None, strip: int | None
+) -> Iterator[tuple[int, int | None]]:
+    """Cut a run at multiples of a length."""
+    while end is not None and strip is not None and end - start > strip:
+        middle = start - start % strip + strip
+        yield start, middle
+        start = middle
+    yield start, end
+
+
 class WorkList:
     """The bytes that are still to be copied.
 
@@ -34,12 +46,23 @@ class WorkList:
 
     :param gaps: (start, end) of what has to be copied; end None for all
         that the source has
+    :param strip: bytes after which streams take turns, or None
     """
 
-    def __init__(self, gaps: Iterable[tuple[int, int | None]]) -> None:
+    def __init__(
+        self,
+        gaps: Iterable[tuple[int, int | None]],
+        strip: int | None = None,
+    ) -> None:
         self._lock = threading.Lock()
-        self._pending = [Claim(start, start, end) for start, end in gaps]
+        self._pending = [
+            Claim(start, start, end)
+            for gap in gaps
+            for start, end in _strips(*gap, strip)
+        ]
         self._pending.reverse()
+        #: How many runs it was to begin with.
+        self.count = len(self._pending)
         self._active: list[Claim] = []
         self._retired = 0
 

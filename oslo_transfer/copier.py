@@ -36,6 +36,9 @@ _PATIENCE = 0.5
 _ZERO_STEP = 256 << 20
 _SPLICE = 8 << 20
 _SHARED_STEP = 256 * 1024
+# What is read in place is read by several not far apart: neither disks nor
+# those that hash should have to go to and fro for it.
+_STRIP = 64 << 20
 _JOIN_TIMEOUT = 5.0
 
 
@@ -53,7 +56,7 @@ class Job:
         cannot be read back
     :ivar journal: notes what is in place, or None
     :ivar progress: counts it
-    :ivar parallel: bytes of several requests may be joined
+    :ivar joinable: bytes of several requests may be joined
     """
 
     source: base.Source
@@ -65,7 +68,7 @@ class Job:
     taps: Sequence[typing.Any]
     journal: _journal.Journal | None
     progress: _progress.Progress
-    parallel: bool
+    joinable: bool
 
 
 class Copier:
@@ -91,13 +94,21 @@ class Copier:
             and job.digester is None
             and not job.taps
         )
+        self._parallel = job.joinable or job.source.in_place
         self._list = claims.WorkList(
-            [(0, None)] if job.size is None else job.held.gaps(job.size)
+            [(0, None)] if job.size is None else job.held.gaps(job.size),
+            _STRIP if job.source.in_place else None,
         )
-        self._growth = growth.Growth(
-            most=min(group.max_streams, job.source.geometry.max_streams)
-            if job.parallel and random_write and job.size is not None
+        geometry = job.source.geometry
+        most = (
+            min(group.max_streams, geometry.max_streams)
+            if self._parallel and random_write and job.size is not None
             else 1
+        )
+        self._growth = growth.Growth(most)
+        # A small copy is over before another stream could help.
+        self._first = max(
+            1, min(geometry.first_streams, most, self._list.count)
         )
         self._mine = threading.local()
         self._lock = threading.Lock()
@@ -138,7 +149,8 @@ class Copier:
         :raises TransferError: what stopped it
         """
         try:
-            self._add_worker()
+            for _ in range(self._first):
+                self._add_worker()
             while self._workers:
                 with self._changed:
                     self._changed.wait(_TICK)
@@ -172,7 +184,7 @@ class Copier:
             for worker in self._ended & self._workers.keys():
                 del self._workers[worker]
         for error in errors:
-            if not _is_bearable(error) or not self._workers:
+            if not self._is_bearable(error) or not self._workers:
                 raise error
             # One stream too many for this server: the others do its part.
             LOG.info('going on with %d streams: %s', len(self._workers), error)
@@ -218,9 +230,7 @@ class Copier:
         me = threading.current_thread()
         error: BaseException | None = None
         try:
-            while (
-                claim := self._list.take(split=self._job.parallel)
-            ) is not None:
+            while (claim := self._list.take(split=self._parallel)) is not None:
                 try:
                     self._run_claim(claim, me)
                 except BaseException:
@@ -292,7 +302,7 @@ class Copier:
         step = _SPLICE if self._splice else self._buffer_bytes
         while True:
             most = step
-            if len(self._workers) > 1:
+            if len(self._workers) > 1 and not self._job.source.in_place:
                 # What one has begun, another cannot take over.
                 most = min(most, _SHARED_STEP)
             if limit is not None:
@@ -391,11 +401,11 @@ class Copier:
         self._checkpoint.add(start, start + count)
         self._job.progress.add(count)
 
-
-def _is_bearable(error: BaseException) -> bool:
-    """Whether other streams can do what one could not."""
-    return isinstance(error, exceptions.CapabilityMissing) or (
-        isinstance(error, exceptions.TransferError)
-        and error.retryable
-        and not isinstance(error, exceptions.SourceChanged)
-    )
+    def _is_bearable(self, error: BaseException) -> bool:
+        """Whether other streams can do what one could not."""
+        return isinstance(error, exceptions.CapabilityMissing) or (
+            self._job.joinable
+            and isinstance(error, exceptions.TransferError)
+            and error.retryable
+            and not isinstance(error, exceptions.SourceChanged)
+        )

@@ -216,7 +216,7 @@ class Receiver:
                 taps=taps,
                 journal=journal,
                 progress=self._request.progress,
-                parallel=source.joinable,
+                joinable=source.joinable,
             )
             work = (
                 filler.Filler(

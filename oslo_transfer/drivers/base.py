@@ -135,6 +135,11 @@ class Source(abc.ABC):
     #: Whether a block device can be filled, too; with FILL.
     fills_devices: bool = False
 
+    #: Whether it is read in place, request by request, as a disk is: what
+    #: several streams bring at once then belongs together as much as what
+    #: one does.
+    in_place: bool = False
+
     #: Why nobody should rely on this data without a digest of it, or None:
     #: the core refuses it then where none is known.
     doubt: str | None = None

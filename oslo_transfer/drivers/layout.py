@@ -26,6 +26,8 @@ class Geometry:
     :ivar align: offsets and lengths should be multiples of this, in bytes
     :ivar preferred: a good size of one read, in bytes
     :ivar max_request: the most bytes that one stream may cover, or None
+    :ivar first_streams: how many streams to begin with, where their bytes
+        may be joined
     :ivar max_streams: how many streams to read with at once; more bring
         nothing, or are refused. Two work on any source with RANDOM_READ.
     """
@@ -33,6 +35,7 @@ class Geometry:
     align: int = 1
     preferred: int = 1 << 20
     max_request: int | None = None
+    first_streams: int = 1
     max_streams: int = 16
 
 

@@ -27,6 +27,7 @@ class SourceWrapper(base.Source):
         self.delimited = source.delimited
         self.doubt = source.doubt
         self.fills_devices = source.fills_devices
+        self.in_place = source.in_place
 
     @property
     def origin(self) -> str:  # type: ignore[override]

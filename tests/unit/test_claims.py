@@ -224,3 +224,25 @@ def test_nothing_to_do():
     assert work.take(split=True) is None
     assert not work.can_share()
     assert not work.unfinished
+
+
+@hypothesis.given(
+    st.lists(st.integers(0, 1 << 20), unique=True).map(sorted),
+    st.integers(1 << 10, 1 << 20),
+)
+def test_strips_are_the_gaps(marks, strip):
+    """In order, none longer than it may be, and nothing in between."""
+    gaps = [*zip(marks[::2], marks[1::2])]
+    work = claims.WorkList(gaps, strip)
+    taken = []
+    while (claim := work.take(split=False)) is not None:
+        taken.append((claim.position, claim.end))
+    assert len(taken) == work.count
+    assert all(0 < end - start <= strip for start, end in taken)
+    assert sum(end - start for start, end in taken) == sum(
+        end - start for start, end in gaps
+    )
+    for before, after in zip(taken, taken[1:]):
+        assert before[1] <= after[0]
+        if before[1] == after[0] and after[0] not in marks:
+            assert after[0] % strip == 0

@@ -49,6 +49,7 @@ class Setting:
             None,
         )
         self.digester = None
+        self.joinable = True
         self.progress = progress.Progress(None)
 
     def run(self, size=len(DATA), held=()):
@@ -62,7 +63,7 @@ class Setting:
             taps=(),
             journal=self.journal,
             progress=self.progress,
-            parallel=True,
+            joinable=self.joinable,
         )
         self.copier = copier.Copier(job, self.ctx)
         try:
@@ -158,6 +159,52 @@ def test_what_a_stream_gives_back_late_is_done(setting, eager, monkeypatch):
     setting.source.before_read = fail
     assert setting.run() == len(DATA)
     assert setting.sink.content == DATA
+
+
+@pytest.fixture
+def disk(setting, monkeypatch):
+    """A source that is read in place, in strips of 1 MiB."""
+    monkeypatch.setattr(copier, '_STRIP', MIB)
+    setting.joinable = False
+    setting.source.in_place = True
+    setting.source.geometry = base.Geometry(first_streams=2, max_streams=2)
+    return setting
+
+
+def test_streams_of_a_disk_take_turns(disk):
+    """Two from the start, never far apart, though nothing is pinned."""
+    both = threading.Barrier(2)
+
+    def meet(stream, position, count):
+        if count and position in (0, MIB):
+            both.wait(10)
+
+    disk.source.before_read = meet
+    assert disk.run() == len(DATA)
+    assert disk.sink.content == DATA
+    assert sorted(start for start, _length in disk.source.streams) == [
+        *range(0, len(DATA), MIB)
+    ]
+
+
+def test_small_disk_is_read_by_one(disk):
+    both = []
+    disk.source.before_read = lambda stream, *_rest: both.append(stream)
+    assert disk.run(size=MIB) == MIB
+    assert len(set(both)) == 1
+
+
+def test_disk_that_breaks_is_not_patched(disk):
+    """What comes behind a break may be another version's."""
+
+    def fail(stream, position, count):
+        slowly(stream, position, count)
+        if position == MIB + MIB // 2:
+            fakes.unavailable()
+
+    disk.source.before_read = fail
+    with pytest.raises(exceptions.Unavailable):
+        disk.run()
 
 
 def test_others_do_the_part_of_a_stream_that_fails(setting, eager):
