@@ -22,7 +22,7 @@ from oslo_transfer.drivers.iscsi import waiting
 from oslo_transfer import exceptions
 
 # One command: what the kernel's initiator gives most targets, too.
-_CHUNK = 512 * 1024
+_CHUNK = 1 << 20
 #: What one call moves at most: several commands keep a target busy.
 MOST = 2 * _CHUNK
 

@@ -52,16 +52,17 @@ class Holes:
             offset = stop
 
     def _around(self, offset: int, waiter: waiting.Waiter) -> base.Extent:
+        # One at a time: what one asks is mostly what the next wants, too.
         with self._lock:
             if time.monotonic() < self._since + _FRESH:
                 for each in self._known:
                     if each.offset <= offset < each.offset + each.length:
                         return each
-        asked = time.monotonic()
-        found = self._ask(offset // self._capacity.block_size, waiter)
-        with self._lock:
-            self._known, self._since = found, asked
-        return found[0]
+            self._since = time.monotonic()
+            self._known = self._ask(
+                offset // self._capacity.block_size, waiter
+            )
+            return self._known[0]
 
     def forget(self) -> None:
         """Ask anew: something was written."""

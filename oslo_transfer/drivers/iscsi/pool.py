@@ -304,10 +304,14 @@ class Pool:
             self._timeout,
         )
         try:
-            found = _unit.examine(session, waiter)
-            with self._changed:
-                unit = self._unit or found
-            self._compare(found.disk, found.capacity, unit)
+            unit = self._unit
+            if unit is None:
+                # The first session; there are others only after it.
+                unit = _unit.examine(session, waiter)
+                capacity, disk = unit.capacity, unit.disk
+            else:
+                capacity, disk = _unit.greet(session, waiter)
+            self._compare(disk, capacity, unit)
         except BaseException:
             session.close()
             raise

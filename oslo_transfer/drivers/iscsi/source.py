@@ -39,6 +39,8 @@ class ISCSISource(base.Source):
     :param ctx: the limits
     """
 
+    in_place = True
+
     def __init__(self, lun: _lun.Lun, ctx: _context.Context) -> None:
         self._where = lun.where
         self._pool = _pool.Pool(lun, ctx)

@@ -43,6 +43,28 @@ def examine(session: _session.Session, waiter: waiting.Waiter) -> Unit:
     :raises ProtocolError: it makes no sense
     :raises Unavailable: it is not ready
     """
+    found, disk = greet(session, waiter)
+    try:
+        return Unit(
+            disk,
+            found,
+            scsi.parse_limits(_page(session, scsi.BLOCK_LIMITS, waiter)),
+            scsi.parse_provisioning(_page(session, scsi.PROVISIONING, waiter)),
+            found.provisioned
+            and found.zeros
+            and _tells_status(session, found, waiter),
+        )
+    except failures.SenseError as exc:
+        raise exc.translated(waiter.where) from exc
+
+
+def greet(
+    session: _session.Session, waiter: waiting.Waiter
+) -> tuple[scsi.Capacity, identity.Disk]:
+    """Begin a session: see that there is a disk, and which one.
+
+    :raises TransferError: as :func:`examine` does
+    """
     try:
         # A new session is greeted with the news of the last ones.
         session.run(
@@ -59,16 +81,7 @@ def examine(session: _session.Session, waiter: waiting.Waiter) -> Unit:
             raise exceptions.InvalidEndpoint(
                 f'{waiter.where}: the LUN is no disk'
             )
-        found, disk = look(session, waiter)
-        return Unit(
-            disk,
-            found,
-            scsi.parse_limits(_page(session, scsi.BLOCK_LIMITS, waiter)),
-            scsi.parse_provisioning(_page(session, scsi.PROVISIONING, waiter)),
-            found.provisioned
-            and found.zeros
-            and _tells_status(session, waiter),
-        )
+        return look(session, waiter)
     except failures.SenseError as exc:
         raise exc.translated(waiter.where) from exc
 
@@ -163,11 +176,15 @@ def _page(
     return scsi.page_body(data, page)
 
 
-def _tells_status(session: _session.Session, waiter: waiting.Waiter) -> bool:
+def _tells_status(
+    session: _session.Session, capacity: scsi.Capacity, waiter: waiting.Waiter
+) -> bool:
+    # Of the last block: some targets search up to the next change.
+    last = max(0, capacity.blocks - 1)
     try:
         session.ask(
             'GET LBA STATUS',
-            scsi.get_lba_status(0, _STATUS),
+            scsi.get_lba_status(last, _STATUS),
             _STATUS,
             waiter,
         )
