@@ -12,7 +12,6 @@ import time
 import pytest
 
 import oslo_transfer
-from oslo_transfer.drivers.nbd import pump
 from oslo_transfer import exceptions
 from tests.servers import evil_nbd
 from tests.servers import nbd_session
@@ -31,8 +30,7 @@ def digest_of(data):
     }
 
 
-# With a thread: a stream has one after some MiB.
-FACTS = {'none': {}, 'digest': digest_of(DATA), 'thread': {}}
+FACTS = {'none': {}, 'digest': digest_of(DATA)}
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +57,8 @@ def assert_presentable(error, row):
     ('key', 'facts'),
     [(row.id, facts) for row in evil_nbd.ROWS.values() for facts in row.runs],
 )
-def test_server_cannot_corrupt(
-    key, facts, conf, tmp_path, nothing_left, monkeypatch
-):
+def test_server_cannot_corrupt(key, facts, conf, tmp_path, nothing_left):
     """Right bytes or a typed error; nothing visible, told or left."""
-    if facts == 'thread':
-        monkeypatch.setattr(pump, 'WORTH', 0)
     row = evil_nbd.ROWS[key]
     dst = tmp_path / 'image'
     error = None

@@ -42,17 +42,12 @@ class Row:
     version: Callable[[bytes], bytes] | None
 
     @property
-    def reads(self) -> bool:
-        """Whether it is about reading."""
-        return 'on_read' in vars(self.session)
-
-    @property
     def runs(self) -> tuple[str, ...]:
         """Return what the caller knows, as far as it makes a difference."""
         # With a digest several streams may share, and be joined.
         if self.expect == OK or 'NotResumable' in self.errors:
-            return ('none', 'digest', 'thread')
-        return ('none', 'thread') if self.reads else ('none',)
+            return ('none', 'digest')
+        return ('none',)
 
     def right(self, data: bytes) -> set[bytes]:
         """Return what counts as right."""

@@ -37,8 +37,6 @@ class Channel(sockets.WatchedSocket):
         self.waiter = waiter
         #: Somebody is about to close it.
         self.closing = False
-        #: A tick without a byte is a TimeoutError.
-        self.impatient = False
         self._gathers = False
 
     def _count(self, started: float, count: int) -> None:
@@ -52,8 +50,6 @@ class Channel(sockets.WatchedSocket):
             self.waiter.note(waited, count)
         else:
             self.waiter.count(waited, count)
-            if self.impatient:
-                raise TimeoutError
 
     def gather(self) -> None:
         """Have the kernel collect what is asked for, for a tick at most.

@@ -200,7 +200,6 @@ class Connection:
         """Take what has come of a READ, at least one byte.
 
         Data that is known to be right goes from the socket to the view.
-        Who has no :meth:`use` may do this with a request that is settled.
 
         :returns: 0 where all was taken
         :raises TransferError: what the server says
@@ -227,17 +226,6 @@ class Connection:
             self._advance(count)
             return count
         return 0
-
-    def receive(self, request: replies.Request) -> None:
-        """Receive until a request is settled, or nothing came for a tick."""
-        self._channel.impatient = True
-        try:
-            while not request.done:
-                self._step()
-        except TimeoutError:
-            pass
-        finally:
-            self._channel.impatient = False
 
     def expect(self, request: replies.Request) -> None:
         """Raise if a request has failed, and all of its reply is here."""

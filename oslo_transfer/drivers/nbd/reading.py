@@ -12,7 +12,7 @@ from oslo_transfer.drivers.nbd import connection
 from oslo_transfer.drivers.nbd import replies
 
 #: The most that one request moves.
-REQUEST = 1 << 20
+REQUEST = 2 << 20
 #: The most bytes that are asked for, or sent, and not done with. It takes
 #: a round trip of 80 ms to hold 100 MiB/s back by it.
 WINDOW = 8 << 20
@@ -79,31 +79,6 @@ class Reads:
     def finished(self) -> bool:
         """Whether all of the run was taken."""
         return self._position == self._end
-
-    # For two threads: one receives, one takes.
-
-    @property
-    def due(self) -> bool:
-        """Whether there is anything to ask for, or to receive."""
-        return self._room or any(not each.done for each in list(self._queue))
-
-    @property
-    def ready(self) -> bool:
-        """Whether something can be taken."""
-        return bool(self._queue) and self._queue[0].done
-
-    def receive(self) -> None:
-        """Ask for what may be in flight, and receive some of it."""
-        self._fill()
-        for request in list(self._queue):
-            if not request.done:
-                self._link.receive(request)
-                return
-
-    def take(self, view: memoryview) -> int:
-        """Take at least one byte of what was received."""
-        view = view[: self._end - self._position]
-        return self._took(self._link.read_into(self._queue[0], view))
 
     def _adopt(self) -> None:
         """Take what was asked for already, or have it thrown away."""

@@ -188,8 +188,7 @@ class Replies:
 
     def _park(self, request: Request) -> memoryview:
         if request.parked is None:
-            # A new one would cost more than what is copied by it. Another
-            # thread may add one just now.
+            # A new one would cost more than what is copied by it.
             spare = self._spare.pop() if self._spare else None
             if spare is None or len(spare) != request.length:
                 spare = memoryview(bytearray(request.length))
@@ -229,8 +228,9 @@ class Replies:
 
     def _run(self) -> Generator[int | Payload]:
         while True:
-            yield 4
-            (magic,) = struct.unpack('>I', self._control)
+            # All of a simple reply, most of a structured one's header.
+            yield 16
+            (magic,) = struct.unpack_from('>I', self._control)
             if magic == wire.SIMPLE_MAGIC:
                 yield from self._simple()
             elif magic == wire.STRUCTURED_MAGIC and self._structured:
@@ -255,8 +255,7 @@ class Replies:
             raise ValueError('no extents, and no error')
 
     def _simple(self) -> Generator[int | Payload]:
-        yield 12
-        code, cookie = struct.unpack('>IQ', self._control)
+        _magic, code, cookie = struct.unpack('>IIQ', self._control)
         request = self._request(cookie)
         if self._structured and request.kind in (
             Command.READ,
@@ -272,38 +271,47 @@ class Replies:
         self._settle(cookie)
 
     def _chunk(self) -> Generator[int | Payload]:
-        yield 16
-        flags, kind, cookie, length = struct.unpack('>HHQI', self._control)
+        _magic, flags, kind, cookie = struct.unpack('>IHHQ', self._control)
         request = self._request(cookie)
         last = bool(flags & wire.DONE)
+        if kind in (Chunk.OFFSET_DATA, Chunk.OFFSET_HOLE):
+            if request.kind != Command.READ:
+                raise _unfit(kind, request)
+            # The offset, too: each read from a socket counts.
+            yield 12
+            length, offset = struct.unpack('>IQ', self._control)
+            if kind == Chunk.OFFSET_DATA:
+                yield from self._data(request, offset, length, last)
+            else:
+                yield from self._hole(request, offset, length)
+        else:
+            yield 4
+            (length,) = struct.unpack('>I', self._control)
+            yield from self._other(request, kind, length, last)
+        if last:
+            self._settle(cookie)
+            request.final = request.failure is None
+
+    def _other(
+        self, request: Request, kind: int, length: int, last: bool
+    ) -> Generator[int]:
         if kind & wire.IS_ERROR:
             yield from self._error(request, kind, length)
         elif kind == Chunk.NONE:
             if length or not last:
                 raise ValueError('an empty chunk that is not the last one')
-        elif kind == Chunk.OFFSET_DATA and request.kind == Command.READ:
-            yield from self._data(request, length, last)
-        elif kind == Chunk.OFFSET_HOLE and request.kind == Command.READ:
-            yield from self._hole(request, length)
         elif (
             kind == Chunk.BLOCK_STATUS and request.kind == Command.BLOCK_STATUS
         ):
             yield from self._status(request, length)
         else:
-            raise ValueError(
-                f'a chunk of type {kind} to a request of type {request.kind}'
-            )
-        if last:
-            self._settle(cookie)
-            request.final = request.failure is None
+            raise _unfit(kind, request)
 
     def _data(
-        self, request: Request, length: int, last: bool
-    ) -> Generator[int | Payload]:
+        self, request: Request, offset: int, length: int, last: bool
+    ) -> Generator[Payload]:
         if length < 9:
             raise ValueError('a chunk of data without any')
-        yield 8
-        (offset,) = struct.unpack('>Q', self._control)
         start = request.cover(offset, length - 8)
         if last and request.failure is None:
             if not request.complete:
@@ -311,11 +319,13 @@ class Replies:
             request.final = True
         yield Payload(request, start, length - 8)
 
-    def _hole(self, request: Request, length: int) -> Generator[int]:
+    def _hole(
+        self, request: Request, offset: int, length: int
+    ) -> Generator[int]:
         if length != 12:
             raise ValueError(f'a hole in {length} bytes')
-        yield 12
-        offset, size = struct.unpack('>QI', self._control)
+        yield 4
+        (size,) = struct.unpack('>I', self._control)
         start = request.cover(offset, size)
         if not request.dropped:
             self._park(request)[start : start + size] = bytes(size)
@@ -349,3 +359,9 @@ class Replies:
                 raise ValueError('an error of bytes that were not asked for')
         if request.failure is None:
             request.failure = Failure(code, offset, wire.printable(text))
+
+
+def _unfit(kind: int, request: Request) -> ValueError:
+    return ValueError(
+        f'a chunk of type {kind} to a request of type {request.kind}'
+    )

@@ -13,7 +13,6 @@ from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.nbd import allocation
 from oslo_transfer.drivers.nbd import connection
-from oslo_transfer.drivers.nbd import pump
 from oslo_transfer.drivers.nbd import reading
 from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
@@ -38,6 +37,8 @@ class NBDSource(base.Source):
     connection is gone.
     """
 
+    in_place = True
+
     def __init__(
         self, endpoint: _endpoint.Endpoint, ctx: _context.Context
     ) -> None:
@@ -58,6 +59,8 @@ class NBDSource(base.Source):
         self.geometry = base.Geometry(
             align=link.export.align,
             preferred=min(reading.REQUEST, link.export.most),
+            # One stores while the other receives.
+            first_streams=min(2, self._most),
             max_streams=self._most,
         )
         self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
@@ -245,10 +248,6 @@ class NBDStream(base.Stream):
         super().__init__()
         self._source = source
         self._waiter = waiter
-        self._pump: pump.Pump | None = None
-        self._come = 0
-        # Before there was a pump.
-        self._waited = 0.0
         # Closing waits for a read that it has woken up.
         self._reading = threading.Lock()
         self._link = source.take_link(offset)
@@ -259,8 +258,6 @@ class NBDStream(base.Stream):
     @property
     def waited(self) -> float:  # type: ignore[override]
         """Seconds spent waiting for the server."""
-        if self._pump is not None:
-            return self._waited + self._pump.waited
         return self._waiter.waited
 
     def readinto(self, buffer: typing.Any) -> int:
@@ -270,23 +267,14 @@ class NBDStream(base.Stream):
             self._waiter.check()
             if not view:
                 return 0
-            if self._pump is not None:
-                return self._pump.read_into(view)
             with self._link.use(self._waiter):
-                count = self._reads.read_into(view)
-            self._come += count
-            if self._come > pump.WORTH and not _context.threads_are_green():
-                self._waited = self._waiter.waited
-                self._pump = pump.Pump(self._reads, self._link, self._waiter)
-            return count
+                return self._reads.read_into(view)
 
     def close(self) -> None:
         """Drop what was asked for; ends a read in another thread."""
         self._waiter.close()
         if self._reading.acquire(timeout=_PATIENCE):
             if not self.closed:
-                if self._pump is not None:
-                    self._pump.stop()
                 self._reads.drop()
                 self._source.give_back(self._link)
             super().close()
