@@ -23,8 +23,8 @@ import pytest
 import oslo_transfer
 from oslo_transfer import call
 from oslo_transfer import credentials
+from oslo_transfer.drivers.iscsi import abi
 from oslo_transfer.drivers.iscsi import driver
-from oslo_transfer.drivers.iscsi import libiscsi
 from oslo_transfer import endpoint
 from oslo_transfer import exceptions
 from oslo_transfer.testing import fixtures
@@ -271,15 +271,15 @@ def test_bad_name_of_this_host(lab):
 
 def test_no_library(lab, monkeypatch):
     """Whoever reads the error knows what to install."""
-    monkeypatch.setattr(libiscsi, '_SONAMES', ())
+    monkeypatch.setattr(abi, '_SONAMES', ())
     monkeypatch.setattr(ctypes.util, 'find_library', lambda _name: None)
-    libiscsi.load.cache_clear()
+    abi.load.cache_clear()
     try:
         _path, target = lab.disk()
         with pytest.raises(exceptions.DriverLoadError, match='libiscsi7'):
             lab.source(lab.url(target))
     finally:
-        libiscsi.load.cache_clear()
+        abi.load.cache_clear()
 
 
 # Another device than the one that was asked for

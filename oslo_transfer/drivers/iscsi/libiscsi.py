@@ -16,18 +16,12 @@ Sources: ``include/iscsi.h`` and ``include/scsi-lowlevel.h`` of libiscsi.
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
 import ctypes
-import ctypes.util
-import functools
 import itertools
 import secrets
 import typing
 
-from oslo_transfer import exceptions
-
-# Names by which distributions have it; Debian 12's is the first.
-_SONAMES = tuple(f'libiscsi.so.{number}' for number in range(7, 12))
+from oslo_transfer.drivers.iscsi import abi
 
 # include/iscsi.h
 _NORMAL_SESSION = 2
@@ -39,34 +33,12 @@ TASK_SET_FULL = 0x28
 REDIRECT = 0x101
 # From here on it is the library that speaks, and not the target.
 LOCAL = 0x0F000000
-# enum scsi_xfer_dir, enum scsi_residual
-_NONE, _READ, _WRITE = 0, 1, 2
+# enum scsi_residual
 _UNDERFLOW = 1
 # poll(2)
 POLLIN, POLLOUT = 0x001, 0x004
 # Include/cpython/object.h
 _PYBUF_WRITABLE = 1
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (('base', ctypes.c_void_p), ('length', ctypes.c_size_t))
-
-
-class _Task(ctypes.Structure):
-    """The start of ``struct scsi_task``, the same in all versions."""
-
-    _fields_ = (
-        ('status', ctypes.c_int),
-        ('cdb_size', ctypes.c_int),
-        ('direction', ctypes.c_int),
-        ('expected', ctypes.c_int),
-        ('cdb', ctypes.c_ubyte * 16),
-        ('residual_status', ctypes.c_int),
-        ('residual', ctypes.c_size_t),
-        ('sense_type', ctypes.c_ubyte),
-        ('sense_key', ctypes.c_int),
-        ('sense_code', ctypes.c_int),
-    )
 
 
 class _PyBuffer(ctypes.Structure):
@@ -85,135 +57,6 @@ class _PyBuffer(ctypes.Structure):
         ('suboffsets', ctypes.c_void_p),
         ('internal', ctypes.c_void_p),
     )
-
-
-_Callback = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p
-)
-_TaskPointer = ctypes.POINTER(_Task)
-
-_PROTOTYPES: dict[str, tuple[typing.Any, tuple[typing.Any, ...]]] = {
-    'iscsi_create_context': (ctypes.c_void_p, (ctypes.c_char_p,)),
-    'iscsi_destroy_context': (ctypes.c_int, (ctypes.c_void_p,)),
-    'iscsi_set_targetname': (ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p)),
-    'iscsi_set_session_type': (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
-    'iscsi_set_isid_random': (
-        ctypes.c_int,
-        (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32),
-    ),
-    'iscsi_set_noautoreconnect': (None, (ctypes.c_void_p, ctypes.c_int)),
-    'iscsi_set_initiator_username_pwd': (
-        ctypes.c_int,
-        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p),
-    ),
-    'iscsi_set_target_username_pwd': (
-        ctypes.c_int,
-        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p),
-    ),
-    'iscsi_get_error': (ctypes.c_char_p, (ctypes.c_void_p,)),
-    'iscsi_get_fd': (ctypes.c_int, (ctypes.c_void_p,)),
-    'iscsi_get_target_address': (ctypes.c_char_p, (ctypes.c_void_p,)),
-    'iscsi_which_events': (ctypes.c_int, (ctypes.c_void_p,)),
-    'iscsi_service': (ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
-    'iscsi_connect_async': (
-        ctypes.c_int,
-        (ctypes.c_void_p, ctypes.c_char_p, _Callback, ctypes.c_void_p),
-    ),
-    'iscsi_login_async': (
-        ctypes.c_int,
-        (ctypes.c_void_p, _Callback, ctypes.c_void_p),
-    ),
-    'iscsi_logout_async': (
-        ctypes.c_int,
-        (ctypes.c_void_p, _Callback, ctypes.c_void_p),
-    ),
-    'iscsi_scsi_command_async': (
-        ctypes.c_int,
-        (
-            ctypes.c_void_p,
-            ctypes.c_int,
-            _TaskPointer,
-            _Callback,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-        ),
-    ),
-    'scsi_create_task': (
-        _TaskPointer,
-        (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
-    ),
-    'scsi_free_scsi_task': (None, (_TaskPointer,)),
-    'scsi_task_set_iov_in': (
-        None,
-        (_TaskPointer, ctypes.POINTER(_Iovec), ctypes.c_int),
-    ),
-    'scsi_task_set_iov_out': (
-        None,
-        (_TaskPointer, ctypes.POINTER(_Iovec), ctypes.c_int),
-    ),
-}
-
-
-@functools.cache
-def load() -> typing.Any:
-    """Find and check the library, once.
-
-    :raises DriverLoadError: it is not installed, or is not as expected
-    """
-    library: typing.Any = _open()
-    try:
-        for name, (result, arguments) in _PROTOTYPES.items():
-            function = getattr(library, name)
-            function.restype = result
-            function.argtypes = arguments
-        # Sending and receiving lets other threads run; the others return
-        # at once, and are cheaper without.
-        function = getattr(ctypes.CDLL(library._name), 'iscsi_service')
-        result, arguments = _PROTOTYPES['iscsi_service']
-        function.restype = result
-        function.argtypes = arguments
-        library.iscsi_service = function
-    except AttributeError as exc:
-        raise exceptions.DriverLoadError(
-            f'this libiscsi cannot be used: {exc}'
-        ) from exc
-    _check_layout(library)
-    return library
-
-
-def _open() -> ctypes.PyDLL:
-    for name in _SONAMES:
-        with contextlib.suppress(OSError):
-            return ctypes.PyDLL(name)
-    found = ctypes.util.find_library('iscsi')
-    if found is not None:
-        with contextlib.suppress(OSError):
-            return ctypes.PyDLL(found)
-    raise exceptions.DriverLoadError(
-        'the C library libiscsi is missing; install the package libiscsi7 '
-        '(Debian, Ubuntu) or libiscsi'
-    )
-
-
-def _check_layout(library: typing.Any) -> None:
-    """See that a task looks as described here."""
-    cdb = bytes(range(10, 20))
-    task = library.scsi_create_task(len(cdb), cdb, _READ, 0x123456)
-    if not task:
-        raise MemoryError('scsi_create_task')
-    found = task.contents
-    fits = (
-        (found.cdb_size, found.direction, found.expected)
-        == (len(cdb), _READ, 0x123456)
-        and bytes(found.cdb[: len(cdb)]) == cdb
-        and not found.residual
-        and not found.sense_key
-    )
-    library.scsi_free_scsi_task(task)
-    if not fits:
-        raise exceptions.DriverLoadError(
-            'this libiscsi cannot be used: its structures are others'
-        )
 
 
 class Outcome(typing.NamedTuple):
@@ -238,7 +81,7 @@ class _Pin:
         self._buffer = _PyBuffer()
         self._hold(buffer, writable)
         # C code has the address of this one.
-        self.iovec = _Iovec(self._buffer.buf, self._buffer.len)
+        self.iovec = abi.Iovec(self._buffer.buf, self._buffer.len)
         self.length: int = self._buffer.len
 
     def _hold(self, buffer: typing.Any, writable: bool) -> None:
@@ -279,7 +122,7 @@ class Handle:
     """
 
     def __init__(self, initiator: str, target: str) -> None:
-        self._library = load()
+        self._library = abi.load()
         self._context: int | None = self._library.iscsi_create_context(
             initiator.encode()
         )
@@ -288,7 +131,7 @@ class Handle:
         self._tokens = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         # Kept as long as C code may call it.
-        self._callback = _Callback(self._called)
+        self._callback = abi.Callback(self._called)
         library, context = self._library, self._context
         library.iscsi_set_session_type(context, _NORMAL_SESSION)
         library.iscsi_set_targetname(context, target.encode())
@@ -359,11 +202,11 @@ class Handle:
         """
         library = self._library
         pin = None
-        direction, count = _NONE, 0
+        direction, count = abi.NONE, 0
         if into is not None:
-            pin, direction = _Pin(into, True), _READ
+            pin, direction = _Pin(into, True), abi.READ
         elif data is not None:
-            pin, direction = _Pin(data, False), _WRITE
+            pin, direction = _Pin(data, False), abi.WRITE
         if pin is not None:
             count = pin.length
         task = library.scsi_create_task(len(cdb), cdb, direction, count)
@@ -372,7 +215,7 @@ class Handle:
         if pin is not None:
             set_vector = (
                 library.scsi_task_set_iov_in
-                if direction == _READ
+                if direction == abi.READ
                 else library.scsi_task_set_iov_out
             )
             set_vector(task, ctypes.byref(pin.iovec), 1)
