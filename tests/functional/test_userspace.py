@@ -525,6 +525,21 @@ def test_the_service_holds_it(service, target, image, attached, ctx, state):
     userspace.detach(made, ctx, False)
 
 
+def test_what_is_in_use_stays_known(service, target, image, iscsi_conf):
+    """It can be detached later, by whoever looks into the list."""
+    service()
+    url = f'iscsi://{target.portal}/{offer(target, image)}/1'
+    made = oslo_transfer.attach(url, conf=iscsi_conf)
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(made.path.partition('=')[2])
+        with pytest.raises(exceptions.DetachError, match='in use') as caught:
+            oslo_transfer.detach(made.id, conf=iscsi_conf)
+        assert caught.value.leftovers
+        assert oslo_transfer.attachments(conf=iscsi_conf) == [made]
+    oslo_transfer.detach(made.id, conf=iscsi_conf)
+    assert oslo_transfer.attachments(conf=iscsi_conf) == []
+
+
 def test_what_ends_is_started_again(service, target, image, attached, state):
     service()
     made = attached(

@@ -245,9 +245,8 @@ def _tell_service(identifier: str, ctx: _context.Context) -> None:
         client.Client(ctx.conf, ctx).remove_attachment(identifier)
     except exceptions.NotFound:
         pass
-    except exceptions.DetachError:
-        raise
     except exceptions.TransferError as exc:
+        # Its own errors come without what is left.
         raise exceptions.DetachError(
             f'the service of this host has not taken it away: {exc}',
             (f'attachment {identifier} of the service',),
