@@ -23,7 +23,7 @@ _BEAR_WITH = (
     'ignore::DeprecationWarning',
     r'error::DeprecationWarning:(oslo_transfer|tests)\.',
 )
-_GUEST = pytest.StashKey[outer.Guest]()
+_GUESTS = pytest.StashKey[outer.Guests]()
 
 if _INSIDE:
     pytest_plugins = ['tests.guest.fixtures']
@@ -60,14 +60,14 @@ def pytest_runtest_protocol(item, nextitem):
     """Report what the guest says of a test, instead of running it."""
     if not _is_ours(item) or item.get_closest_marker('skip'):
         return None
-    guest = item.session.stash.get(_GUEST, None)
-    if guest is None:
-        guest = outer.Guest(list(filter(_is_ours, item.session.items)))
-        item.session.stash[_GUEST] = guest
+    guests = item.session.stash.get(_GUESTS, None)
+    if guests is None:
+        guests = outer.Guests(list(filter(_is_ours, item.session.items)))
+        item.session.stash[_GUESTS] = guests
     item.ihook.pytest_runtest_logstart(
         nodeid=item.nodeid, location=item.location
     )
-    for report in guest.run(item):
+    for report in guests.run(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(
         nodeid=item.nodeid, location=item.location
@@ -76,7 +76,7 @@ def pytest_runtest_protocol(item, nextitem):
 
 
 def pytest_sessionfinish(session):
-    """End the guest."""
-    guest = session.stash.get(_GUEST, None)
-    if guest is not None:
-        guest.close()
+    """End the guests."""
+    guests = session.stash.get(_GUESTS, None)
+    if guests is not None:
+        guests.close()

@@ -26,23 +26,34 @@ class Paths:
             self.host = stack.enter_context(
                 contextlib.closing(netns.Namespace())
             )
-            for number in range(_COUNT):
-                self._join(number, stack)
+            # One command for many, for each takes long to start.
+            near = [
+                line
+                for number in range(_COUNT)
+                for line in (
+                    f'link add name path{number} type veth '
+                    f'peer name path{number} netns {self.host.path}',
+                    f'addr add 10.79.{number}.1/24 dev path{number}',
+                    f'link set path{number} up',
+                )
+            ]
+            far = [
+                line
+                for number, address in enumerate(self.addresses)
+                for line in (
+                    f'addr add {address}/24 dev path{number}',
+                    f'link set path{number} up',
+                )
+            ]
+            _ip(['ip'], near)
+            stack.callback(
+                _ip,
+                ['ip'],
+                [f'link delete path{number}' for number in range(_COUNT)],
+            )
+            _ip(self.host.command('ip'), far)
             self._stack = stack.pop_all()
         return self
-
-    def _join(self, number: int, stack: contextlib.ExitStack) -> None:
-        name = f'path{number}'
-        tools.run(
-            *('ip', 'link', 'add', 'name', name, 'type', 'veth'),
-            *('peer', 'name', name, 'netns', self.host.path),
-        )
-        stack.callback(tools.run, 'ip', 'link', 'delete', name)
-        tools.run('ip', 'addr', 'add', f'10.79.{number}.1/24', 'dev', name)
-        tools.run('ip', 'link', 'set', name, 'up')
-        address = f'{self.addresses[number]}/24'
-        self.host.run('ip', 'addr', 'add', address, 'dev', name)
-        self.host.run('ip', 'link', 'set', name, 'up')
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
@@ -54,3 +65,7 @@ class Paths:
     def join(self, number: int) -> None:
         """Plug it in again."""
         self.host.run('ip', 'link', 'set', f'path{number}', 'up')
+
+
+def _ip(command: list[str], lines: list[str]) -> None:
+    tools.run(*command, '-batch', '-', given='\n'.join(lines) + '\n')

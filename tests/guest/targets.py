@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
-import subprocess
+import socket
 import typing
 import uuid
 import warnings
@@ -19,6 +19,8 @@ from tests.guest import tools
 PORT = 3260
 MIB = 1 << 20
 _START_SECONDS = 20.0
+# Where tgtd takes what tgtadm says.
+_SOCKET = pathlib.Path('/run/tgtd/socket.0')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Tgt(_Targets):
         ]
         # Of several --iscsi the last one counts.
         words = ['--iscsi', ','.join(portals)]
+        _SOCKET.unlink(missing_ok=True)
         log = open(self._directory / 'tgtd.log', 'wb')
         with log:
             #: The daemon.
@@ -158,18 +161,10 @@ class Tgt(_Targets):
         tools.until(self._answers, 'tgtd answers', _START_SECONDS)
         return self
 
-    def _answers(self) -> bool:
-        return (
-            subprocess.run(
-                self._paths.host.command(
-                    *('tgtadm', '--lld', 'iscsi'),
-                    *('--mode', 'system', '--op', 'show'),
-                ),
-                capture_output=True,
-                check=False,
-            ).returncode
-            == 0
-        )
+    @staticmethod
+    def _answers() -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(_SOCKET)) == 0
 
     def kill(self) -> None:
         """End it at once, as if its host had lost power."""
@@ -178,7 +173,7 @@ class Tgt(_Targets):
 
     def admin(self, *words: str) -> str:
         """Run tgtadm."""
-        return self._paths.host.run('tgtadm', '--lld', 'iscsi', *words)
+        return tools.run('tgtadm', '--lld', 'iscsi', *words)
 
     def _make(
         self, lun: Lun, name: str, thin: bool, read_only: bool, serial: str
@@ -200,8 +195,8 @@ class Tgt(_Targets):
             'scsi_sn': serial[:16],
             'scsi_id': f'IET {serial[:16]}',
         }
-        for key, value in parameters.items():
-            self.admin('--op', 'update', *unit, f'--params={key}={value}')
+        told = ','.join(f'{key}={value}' for key, value in parameters.items())
+        self.admin('--op', 'update', *unit, f'--params={told}')
         self.admin('--op', 'bind', *target, '--initiator-address', 'ALL')
 
 

@@ -11,14 +11,17 @@ import time
 _SECONDS = 60.0
 
 
-def run(*command: str | os.PathLike[str], check: bool = True) -> str:
+def run(
+    *command: str | os.PathLike[str], check: bool = True, given: str = ''
+) -> str:
     """Run a command to its end; returns what it prints.
 
+    :param given: its standard input
     :raises RuntimeError: it fails
     """
     done = subprocess.run(
         command,
-        stdin=subprocess.DEVNULL,
+        input=given,
         capture_output=True,
         text=True,
         errors='replace',

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plugin of the pytest in the guest: tells the host how each test went."""
+"""A plugin of the pytest in the guest: asks the host for tests to run.
+
+It tells the host how each of them went.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,26 @@ class _Reporter:
         ]
         items[:] = [item for item in items if item.nodeid in self._selected]
         config.hook.pytest_deselected(items=left_out)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run one test after the other, as the host names them."""
+        if session.testsfailed:
+            return None
+        tests = {item.nodeid: item for item in session.items}
+        while name := self._ask():
+            item = tests[name]
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+        return True
+
+    def _ask(self) -> str:
+        """The next test to run, or nothing."""
+        self._say(event='next')
+        line = bytearray()
+        while not line.endswith(b'\n'):
+            # No more than that: the agent reads what follows.
+            line += os.read(self._port, 1)
+        name: str = json.loads(line)['test']
+        return name
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A module that cannot be imported here."""

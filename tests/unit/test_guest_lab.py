@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import tarfile
 
 import pytest
@@ -10,28 +11,34 @@ import pytest
 from tests.guest_lab import machine
 from tests.guest_lab import outer
 from tests.guest_lab import payload
+from tests.guest_lab import recipe
 
 
 class FakeMachine:
-    """Says what it is told to, and dies then."""
+    """Says what it is told to of the test that it is given, and dies then."""
 
     def __init__(self, messages):
         self._messages = messages
+        self.sent = []
 
     def __enter__(self):
         return self
 
+    def __exit__(self, *_error):
+        pass
+
     def send(self, **command):
-        self.sent = command
+        self.sent.append(command)
 
     def messages(self, _silence):
+        yield {'event': 'next'}
         yield from self._messages
         raise machine.GuestDied('the guest ended; its console: panic')
 
     def console(self):
         return 'the console'
 
-    def close(self):
+    def kill(self):
         pass
 
 
@@ -42,9 +49,12 @@ def run(request, monkeypatch):
     def call(*messages):
         fake = FakeMachine(messages)
         monkeypatch.setattr(outer.machine, 'Machine', lambda: fake)
-        guest = outer.Guest([request.node])
-        reports = guest.run(request.node)
-        assert fake.sent['tests'] == [request.node.nodeid]
+        guests = outer.Guests([request.node])
+        reports = guests.run(request.node)
+        guests.close()
+        name = request.node.nodeid
+        assert fake.sent[0]['tests'] == [name]
+        assert fake.sent[1] == {'test': name}
         return reports
 
     return call
@@ -124,6 +134,56 @@ def test_a_guest_that_cannot_collect(run):
     assert 'the console' in report.longreprtext
 
 
+class Item:
+    """As much of one as is needed."""
+
+    def __init__(self, number, request):
+        self.nodeid = f'tests/guest/test_x.py::test_{number}'
+        self.location = ('tests/guest/test_x.py', number, 'test')
+        self.config = request.config
+
+
+class Passing(FakeMachine):
+    """Has each test pass; the one with a bad number kills it."""
+
+    def __init__(self, bad):
+        super().__init__(())
+        self._bad = bad
+
+    def messages(self, _silence):
+        while True:
+            yield {'event': 'next'}
+            name = self.sent[-1]['test']
+            if not name:
+                yield {'event': 'done', 'status': 0}
+            if name.endswith(self._bad):
+                raise machine.GuestDied('panic')
+            yield {'event': 'finish', 'test': name}
+
+
+def test_several_guests(request, monkeypatch):
+    """Each test runs once; where one dies another goes on."""
+    monkeypatch.setattr(outer.os, 'cpu_count', lambda: 2)
+    made = []
+
+    def make():
+        made.append(Passing('_3'))
+        return made[-1]
+
+    monkeypatch.setattr(outer.machine, 'Machine', make)
+    items = [Item(number, request) for number in range(8)]
+    guests = outer.Guests(items)
+    reports = {item.nodeid: guests.run(item) for item in items}
+    guests.close()
+    assert len(made) == 2
+    given = [each['test'] for fake in made for each in fake.sent[1:]]
+    assert sorted(filter(None, given)) == [item.nodeid for item in items]
+    (failed,) = reports.pop(items[3].nodeid)
+    assert failed.failed
+    assert 'panic' in failed.longreprtext
+    assert not any(reports.values())
+
+
 def test_the_checkout_goes_in(tmp_path):
     """With its drivers registered, and without what others have built."""
     disk = tmp_path / 'disk'
@@ -135,5 +195,12 @@ def test_the_checkout_goes_in(tmp_path):
         text = points.read().decode()
     assert 'oslo_transfer/drivers/nfs/driver.py' in names
     assert 'tests/guest_lab/init.sh' in names
-    assert not [name for name in names if '__pycache__' in name]
+    cached = [name for name in names if '__pycache__' in name]
+    here = sys.implementation.cache_tag.removeprefix('cpython-')
+    if here == recipe.PYTHON.replace('.', ''):
+        (part,) = [
+            name for name in cached if 'drivers/__pycache__/dd.' in name
+        ]
+        assert part.startswith('oslo_transfer/drivers/__pycache__/')
+    assert all(f'.cpython-{here}.pyc' in name for name in cached)
     assert 'iscsi = oslo_transfer.drivers.iscsi.driver:ISCSIDriver' in text
