@@ -12,6 +12,7 @@ import time
 import typing
 
 from oslo_transfer import children
+from oslo_transfer.drivers.nbd import opts
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 from oslo_transfer import privatedir
@@ -54,10 +55,12 @@ def mounted(uri: str, ctx: _context.Context) -> Iterator[Mount]:
     :param ctx: bounds the wait by its ``connect_timeout``
     :returns: the file, in a directory that only this user and root can look
         into
-    :raises CapabilityMissing: nbdfuse(1) or fusermount3(1) is missing
+    :raises CapabilityMissing: nbdfuse(1) or fusermount3(1) is missing, or
+        it is to be read by TLS with certificates of ours
     :raises Unavailable: the export cannot be mounted
     :raises DetachError: at the end, if it cannot be unmounted
     """
+    _check_certificates(uri, ctx)
     nbdfuse = children.find('nbdfuse', 'libnbd-bin')
     children.find('fusermount3', 'fuse3')
     with privatedir.made(ctx.conf, DIRECTORY, _unmount) as directory:
@@ -79,6 +82,19 @@ def mounted(uri: str, ctx: _context.Context) -> Iterator[Mount]:
                     'nbdfuse hangs in the kernel',
                     (f'process {helper.pid}', f'mount {path}'),
                 )
+
+
+def _check_certificates(uri: str, ctx: _context.Context) -> None:
+    """See that nbdfuse trusts whom we trust: it can be told of none.
+
+    :raises CapabilityMissing: it would trust others
+    """
+    group = ctx.conf[opts.GROUP]
+    if uri.startswith('nbds') and (group.ca_file or group.cert_file):
+        raise exceptions.CapabilityMissing(
+            f'{uri}: nbdfuse knows neither ca_file nor cert_file of '
+            f'[{opts.GROUP}]; the strategy full_copy does'
+        )
 
 
 def _wait(

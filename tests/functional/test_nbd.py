@@ -373,8 +373,18 @@ def test_tls(
         url = server.url(scheme='nbds')
         oslo_transfer.copy(image, url, conf=conf)
         oslo_transfer.copy(url, tmp_path / 'copied', conf=conf, **DIGEST)
+        # Programs that would trust others are not asked.
+        state = str(tmp_path / 'state')
+        conf.set_override('state_path', state, group='oslo_transfer')
+        for strategy, word in (('dd', 'nbdfuse'), ('zero_copy', 'overlay')):
+            with pytest.raises(exceptions.CapabilityMissing, match=word):
+                oslo_transfer.copy(
+                    url, tmp_path / 'other', strategy, conf=conf
+                )
+        assert oslo_transfer.attachments(conf=conf) == []
     assert target.read_bytes() == IMAGE
     assert (tmp_path / 'copied').read_bytes() == IMAGE
+    assert not (tmp_path / 'other').exists()
 
 
 def test_tls_with_a_stranger(image, pki, certs, conf, tmp_path, nothing_left):
