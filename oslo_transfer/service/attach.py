@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from concurrent import futures
 import contextlib
 import dataclasses
 import http
@@ -30,6 +31,8 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds between two looks at the processes.
 _LOOK = 0.5
+#: How many are started at once: one whose target is silent takes long.
+_STARTERS = 8
 #: Seconds until one that cannot be started is tried again, at first and
 #: at last.
 _FIRST_PAUSE = 1.0
@@ -45,6 +48,7 @@ class _Held:
     :ivar due: when to start it again, by ``time.monotonic()``
     :ivar problem: why it does not run, or ''
     :ivar gone: it was taken away
+    :ivar queued: it is about to be started again
     """
 
     def __init__(self, record: attached.Record) -> None:
@@ -54,6 +58,7 @@ class _Held:
         self.due = 0.0
         self.problem = ''
         self.gone = False
+        self.queued = False
         self._pause = _FIRST_PAUSE
 
     @property
@@ -94,6 +99,9 @@ class AttachRole(role.Role):
         self._thread = threading.Thread(
             target=self._watch, name='oslo-transfer-attach', daemon=True
         )
+        self._starters = futures.ThreadPoolExecutor(
+            _STARTERS, 'oslo-transfer-attach'
+        )
 
     # Life
 
@@ -124,6 +132,7 @@ class AttachRole(role.Role):
             return
         self._stopping.set()
         self._thread.join(_PATIENCE)
+        self._starters.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             held, self._held = list(self._held.values()), {}
         for each in held:
@@ -141,13 +150,22 @@ class AttachRole(role.Role):
             with self._lock:
                 held = list(self._held.values())
             for each in held:
-                if each.running or time.monotonic() < each.due:
-                    continue
-                with each.lock:
-                    self._restart(each)
+                waits = time.monotonic() < each.due
+                if not (each.running or each.queued or waits):
+                    each.queued = True
+                    self._starters.submit(self._start_again, each)
+
+    def _start_again(self, held: _Held) -> None:
+        # Who has the lock attaches it, or takes it away.
+        if held.lock.acquire(blocking=False):
+            try:
+                self._restart(held)
+            finally:
+                held.lock.release()
+        held.queued = False
 
     def _restart(self, held: _Held) -> None:
-        if held.gone or held.running:
+        if held.gone or held.running or self._stopping.is_set():
             return
         if held.server is not None:
             LOG.warning(

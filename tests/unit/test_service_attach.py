@@ -213,6 +213,35 @@ def test_a_restart_goes_on(place, fake, asks):
         assert asks.attachments()[0]['size'] == 4096
 
 
+def test_one_that_takes_long_keeps_no_other_waiting(
+    place, fake, asks, monkeypatch
+):
+    """Guests wait for theirs; the target of another may be silent."""
+    other = 'cd' * 16
+    with serve(place):
+        add(asks)
+        add(asks, other)
+    stuck, go_on = threading.Event(), threading.Event()
+
+    class Slow(fake):
+        def __init__(self, lun, directory, ctx, **rest):
+            if directory.endswith(NAME):
+                stuck.set()
+                assert go_on.wait(20)
+            super().__init__(lun, directory, ctx, **rest)
+
+    monkeypatch.setattr(attach.qemunbd, 'Server', Slow)
+    with serve(place):
+        assert stuck.wait(5)
+        until(lambda: running(asks) == {NAME: False, other: True})
+        go_on.set()
+        until(lambda: running(asks) == {NAME: True, other: True})
+
+
+def running(asks):
+    return {each['id']: each['running'] for each in asks.attachments()}
+
+
 def test_a_removal_while_it_is_started(place, fake, asks, monkeypatch):
     """What is removed is not there once more a moment later."""
     inside, go_on = threading.Event(), threading.Event()
