@@ -209,13 +209,19 @@ class FileSource(base.Source):
     def check_unchanged(self) -> None:
         """See whether the file is still what was opened.
 
-        :raises SourceChanged: it was written to meanwhile
+        Of a device only the size can be told.
+
+        :raises SourceChanged: it was written to meanwhile, or resized
         """
-        if self.validator is None:
-            return
         with oserrors.os_errors(f'looking at {self._path}'):
             found = os.fstat(self.fd)
-        if self.validator.value != self.version(found):
+            size = os.lseek(self.fd, 0, os.SEEK_END)
+        if size != self.size:
+            raise exceptions.SourceChanged(
+                f'{self._path} has {size} bytes, {self.size} were there when '
+                f'it was opened'
+            )
+        if self.validator and self.validator.value != self.version(found):
             raise exceptions.SourceChanged(
                 f'{self._path} was written to while it was read'
             )

@@ -335,6 +335,37 @@ def test_device_as_source(digest, device, conf, tmp_path):
     assert content(device) == data
 
 
+@pytest.mark.parametrize('strategy', ['full_copy', 'dd'])
+@pytest.mark.parametrize('size', [SIZE - MIB, SIZE + MIB])
+def test_device_that_is_resized(size, strategy, device, conf, tmp_path):
+    """Neither less of it nor what was its size before is a copy."""
+    conf.set_override('state_path', str(tmp_path / 'state'), 'oslo_transfer')
+    backing = storage.run(
+        'losetup', '--noheadings', '--output', 'BACK-FILE', device
+    )
+    resized = []
+
+    def resize(_count, _total):
+        if not resized:
+            resized.append(size)
+            os.truncate(backing, size)
+            storage.run('losetup', '--set-capacity', device)
+
+    with pytest.raises(exceptions.TransferError) as caught:
+        oslo_transfer.copy(
+            device,
+            tmp_path / 'image',
+            strategy,
+            conf=conf,
+            expected_size=SIZE,
+            rate_limit=16 * MIB,
+            progress=resize,
+        )
+    assert resized
+    assert 'SizeMismatch' in [each.error for each in caught.value.attempts]
+    assert not (tmp_path / 'image').exists()
+
+
 def test_device_to_device(disks, device, conf):
     other = disks.loop(SIZE, fill=bytes(1024))
     oslo_transfer.copy(device, other, conf=conf)
