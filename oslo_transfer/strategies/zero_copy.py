@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import os
 import typing
@@ -110,7 +111,7 @@ def _use(
         form = _form(attachment, request, ctx)
         ctx.check()
         if form == 'overlay':
-            _overlay(attachment, landing, ctx)
+            _overlay(attachment, request, landing, ctx)
         else:
             _link(attachment, request, landing)
     except BaseException:
@@ -146,6 +147,7 @@ def _form(
 
 def _overlay(
     attachment: drivers_base.Attachment,
+    request: _request.Request,
     landing: _landing.Landing,
     ctx: _context.Context,
 ) -> None:
@@ -170,7 +172,8 @@ def _overlay(
         with oserrors.os_errors(f'looking at {landing.part_path}'):
             size = os.stat(landing.part_path).st_size
         ctx.check()
-        sink.commit(size)
+        with _or_nothing(landing.part_path, request):
+            sink.commit(size)
     finally:
         sink.abort(keep=False)
 
@@ -197,8 +200,29 @@ def _link(
             os.unlink(link)
         os.symlink(attachment.path, link)
         try:
-            localfs.rename(link, path, request.overwrite)
+            with _or_nothing(link, request):
+                localfs.rename(link, path, request.overwrite)
+                localfs.sync_directory(os.path.dirname(path))
         except BaseException:
-            os.unlink(link)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(link)
             raise
-        localfs.sync_directory(os.path.dirname(path))
+
+
+@contextlib.contextmanager
+def _or_nothing(made: str, request: _request.Request) -> Iterator[None]:
+    """Take the name away again if it may not last, for it leads nowhere.
+
+    :param made: what gets the name of the destination
+    """
+    path = request.destination.local_path
+    assert path is not None
+    with oserrors.os_errors(f'looking at {made}'):
+        mine = os.lstat(made)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(mine, os.lstat(path)):
+                os.unlink(path)
+        raise

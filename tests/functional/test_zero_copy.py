@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -12,6 +13,7 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer.drivers import base
+from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer.testing import fixtures
 from tests.servers import resource
@@ -212,6 +214,22 @@ def test_size_that_differs(conf, image, tmp_path):
         tmp_path,
         expected_size=len(DATA) - 1,
     )
+
+
+@pytest.mark.parametrize('form', ['overlay', 'device'])
+def test_name_that_may_not_last(form, conf, image, tmp_path, monkeypatch):
+    """Nothing leads to what is not attached any more."""
+    conf.set_override('zero_copy_form', form, 'oslo_transfer')
+
+    real = localfs.sync_directory
+
+    def fail(path):
+        if path == str(tmp_path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        real(path)
+
+    monkeypatch.setattr(localfs, 'sync_directory', fail)
+    fails(exceptions.StorageError, f'shelf://a{image}', conf, tmp_path)
 
 
 def test_destination_that_exists(conf, image, tmp_path):
