@@ -245,8 +245,10 @@ def _attach(
 
     try:
         made = driver.attach(endpoint, ctx, record)
-    except BaseException:
-        records.remove(pending.id)
+    except BaseException as exc:
+        # What is left can be detached by its record.
+        if not (isinstance(exc, exceptions.AttachError) and exc.leftovers):
+            records.remove(pending.id)
         raise
     return dataclasses.replace(made, id=pending.id)
 

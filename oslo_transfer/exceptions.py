@@ -172,18 +172,7 @@ class AllSourcesFailed(TransferError):
         return str(self.args[0])
 
 
-class AttachError(TransferError):
-    """A remote object could not be attached; nothing is left behind."""
-
-
-class DetachError(TransferError):
-    """An attachment could not be taken away completely, or not safely.
-
-    :ivar leftovers: what is still there, in words an operator can act on;
-        empty if nothing is, and there is nothing to detach any more, but
-        what was written last may be lost
-    """
-
+class _Leftovers(TransferError):
     def __init__(self, message: str, leftovers: tuple[str, ...] = ()) -> None:
         self.leftovers = leftovers
         super().__init__(message, leftovers)
@@ -191,3 +180,20 @@ class DetachError(TransferError):
     def __str__(self) -> str:
         left = ', '.join(self.leftovers)
         return f'{self.args[0]} (left: {left})' if left else str(self.args[0])
+
+
+class AttachError(_Leftovers):
+    """A remote object could not be attached.
+
+    :ivar leftovers: what is still there, in words an operator can act on;
+        it is listed, and can be detached. Empty if nothing is
+    """
+
+
+class DetachError(_Leftovers):
+    """An attachment could not be taken away completely, or not safely.
+
+    :ivar leftovers: what is still there, in words an operator can act on;
+        empty if nothing is, and there is nothing to detach any more, but
+        what was written last may be lost
+    """

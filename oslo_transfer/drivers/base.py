@@ -479,7 +479,8 @@ class Driver:
             called before anything is done that would have to be undone.
             The attachment's ``id`` is filled in by the core.
         :raises NotFound: there is no such object
-        :raises AttachError: it did not work, and nothing is left
+        :raises AttachError: it did not work; what is left is named in
+            ``leftovers``, and stays recorded
         """
         raise self._missing(Capability.ATTACH)
 

@@ -201,6 +201,18 @@ def test_attach_that_fails_leaves_no_record(conf, state, shelf, error):
     assert oslo_transfer.attachments(conf) == []
 
 
+def test_what_an_attach_that_fails_leaves_is_listed(conf, state, shelf):
+    """Else nobody could take it away."""
+    shelf.error = exceptions.AttachError('no device', ('a session',))
+    with pytest.raises(exceptions.AttachError, match='left: a session'):
+        oslo_transfer.attach('shelf://host/a', conf=conf)
+    (left,) = oslo_transfer.attachments(conf)
+    assert left.path == ''
+    left.detach()
+    assert shelf.calls[-1].startswith('detach')
+    assert oslo_transfer.attachments(conf) == []
+
+
 def test_attachment_that_cannot_be_recorded_is_taken_away(conf, state, shelf):
     """The record of the beginning fits on the disk, the final one not."""
 

@@ -474,11 +474,15 @@ def refuse(*words):
 
 
 def test_undoing_fails(host, ctx):
-    """What a failed attempt could not take away is in its error."""
+    """What a failed attempt could not take away is in its error.
+
+    And stays in its record.
+    """
     host.before = refuse('--logout')
     with pytest.raises(exceptions.AttachError, match='session 1') as caught:
         attach(ctx, scsi_serial='other')
     assert 'serial-1' in str(caught.value)
+    assert any('session' in each for each in caught.value.leftovers)
 
 
 def test_after_a_boot(host, ctx, monkeypatch):

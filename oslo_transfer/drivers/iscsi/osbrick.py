@@ -453,4 +453,7 @@ def _undo(
         # Nobody has written to it so far.
         detaching.take_away(note, where, later, force=True, read_only=True)
     except exceptions.TransferError as error:
-        raise exceptions.AttachError(f'{exc}; then {error}') from exc
+        left = getattr(error, 'leftovers', ()) or ('what it has made',)
+        raise exceptions.AttachError(
+            f'{exc}; then {error.args[0]}', left
+        ) from exc

@@ -159,4 +159,6 @@ def _undo(directory: str, ctx: _context.Context, exc: BaseException) -> None:
     try:
         _mount.unmount(directory, later, True)
     except exceptions.DetachError as error:
-        raise exceptions.AttachError(f'{exc}; then {error}') from exc
+        raise exceptions.AttachError(
+            f'{exc}; then {error.args[0]}', error.leftovers
+        ) from exc
