@@ -14,6 +14,7 @@ import typing
 
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers import file
+from oslo_transfer.drivers import file_sink
 from oslo_transfer import exceptions
 from oslo_transfer import flight
 
@@ -70,14 +71,14 @@ class NFSStream(file.FileStream):
             return super().readinto(buffer)
 
 
-class NFSSink(file.FileSink):
+class NFSSink(file_sink.FileSink):
     """A file beside the target that is renamed; its mount ends with it.
 
     :param attachment: recorded, and nobody else's
     """
 
     # Its name tells nobody else, on whichever host, what to go on with.
-    capabilities = file.FileSink.capabilities & ~base.Capability.RESUME
+    capabilities = file_sink.FileSink.capabilities & ~base.Capability.RESUME
 
     def __init__(
         self,
