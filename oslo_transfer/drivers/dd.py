@@ -36,6 +36,8 @@ class DdSource(base.Source):
     :param ctx: the limits
     :param on_close: called once, when nothing uses the attachment any more;
         takes it away
+    :param check: called when all was copied; raises if what is attached is
+        not what it was
     :raises NotFound: there is nothing at the attachment's path
     :raises SourceChanged: it has another size than the attachment says
     :raises CapabilityMissing: nbdfuse(1) is needed, and is missing
@@ -50,9 +52,11 @@ class DdSource(base.Source):
         attachment: base.Attachment,
         ctx: _context.Context,
         on_close: Callable[[], object] = lambda: None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         self._ctx = ctx
         self._where = attachment.source
+        self._check = check
         self._closed = threading.Event()
         self._lock = threading.Lock()
         # Held by a fill for as long as it works.
@@ -103,6 +107,7 @@ class DdSource(base.Source):
         :raises StorageError: the target cannot be written
         :raises TransferCancelled: the context says stop, or the source was
             closed
+        :raises IntegrityError: something else was attached meanwhile
         """
         with self._idle:
             dd_slices.Filling(
@@ -113,6 +118,10 @@ class DdSource(base.Source):
                 self._closed,
                 self._abort,
             ).run()
+            try:
+                self._check()
+            except exceptions.AttachError as exc:
+                raise exceptions.IntegrityError(str(exc)) from exc
 
     def _abort(self) -> None:
         if self._mount is not None:

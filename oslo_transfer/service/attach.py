@@ -16,6 +16,7 @@ import time
 import typing
 
 from oslo_transfer import call as _call
+from oslo_transfer import context as _context
 from oslo_transfer.drivers.iscsi import qemunbd
 from oslo_transfer.drivers.iscsi import userspace
 from oslo_transfer import exceptions
@@ -49,6 +50,7 @@ class _Held:
     :ivar problem: why it does not run, or ''
     :ivar gone: it was taken away
     :ivar queued: it is about to be started again
+    :ivar cancel: ends the attempt to start it that is under way
     """
 
     def __init__(self, record: attached.Record) -> None:
@@ -59,6 +61,7 @@ class _Held:
         self.problem = ''
         self.gone = False
         self.queued = False
+        self.cancel = threading.Event()
         self._pause = _FIRST_PAUSE
 
     @property
@@ -220,9 +223,9 @@ class AttachRole(role.Role):
                 self._live.add(held.record)
                 self._held[identifier] = held
             try:
-                server = self._serve(held)
-                # Another size later is another volume.
-                lun = dataclasses.replace(lun, size=server.size)
+                self._serve(held)
+                # What has another name or size later is another volume.
+                lun = userspace.pinned(lun, self._limits(held))
                 held.record = dataclasses.replace(held.record, lun=lun)
                 self._live.save(held.record)
             except BaseException:
@@ -238,7 +241,10 @@ class AttachRole(role.Role):
             held = self._held.get(name)
         if held is None:
             raise exceptions.NotFound(f'there is no attachment {name}')
+        if not held.running:
+            held.cancel.set()
         with held.lock:
+            held.cancel.clear()
             if held.gone:
                 raise exceptions.NotFound(f'there is no attachment {name}')
             found = self._describe(held)
@@ -257,13 +263,16 @@ class AttachRole(role.Role):
             raise exceptions.Unavailable('the service is about to end')
         return self._records
 
-    def _serve(self, held: _Held) -> qemunbd.Server:
-        record = held.record
-        userspace.check_unit(record.lun, self._ctx)
+    def _limits(self, held: _Held) -> _context.Context:
+        return self._ctx.replace(cancel=held.cancel)
+
+    def _serve(self, held: _Held) -> None:
+        record, ctx = held.record, self._limits(held)
+        userspace.check_unit(record.lun, ctx)
         server = qemunbd.Server(
             record.lun,
             self._live.path(record.id),
-            self._ctx,
+            ctx,
             writing=record.writing,
         )
         try:
@@ -272,7 +281,6 @@ class AttachRole(role.Role):
             server.close()
             raise
         held.works(server)
-        return server
 
     def _forget(self, held: _Held) -> None:
         held.gone = True

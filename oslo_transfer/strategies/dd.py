@@ -76,8 +76,12 @@ class AttachedEnd(ends.LocationEnd):
     def open_source(self, ctx: _context.Context) -> drivers_base.Source:
         """Attach it, and read it in place."""
         attachment = self.attach(ctx)
+
+        def check() -> None:
+            self.driver.join(attachment, self.context(ctx))
+
         try:
-            return dd.DdSource(attachment, ctx, attachment.detach)
+            return dd.DdSource(attachment, ctx, attachment.detach, check)
         except BaseException:
             attachment.detach(force=True)
             raise

@@ -620,7 +620,7 @@ def test_a_lun_that_does_not_come_back(image, ctx, iscsi_conf, state):
     with daemon.Service(iscsi_conf, [attach.AttachRole(iscsi_conf)]):
         asks = client.Client(iscsi_conf)
         assert harness.wait_for(lambda: asks.attachments()[0]['problem'], 10)
-        assert 'no connection' in asks.attachments()[0]['problem']
+        assert 'cannot connect' in asks.attachments()[0]['problem']
         assert asks.status()['roles']['attach'] == {
             'attachments': 1,
             'running': 0,

@@ -472,6 +472,33 @@ def test_it_is_detached_once(tmp_path, conf):
         opened.stream(0, None)
 
 
+@pytest.mark.parametrize(
+    ('error', 'kind'),
+    [
+        (exceptions.AttachError('another LUN'), exceptions.IntegrityError),
+        (exceptions.Unavailable('no answer'), exceptions.Unavailable),
+    ],
+)
+def test_it_is_looked_at_when_all_was_copied(
+    error, kind, tmp_path, target, conf
+):
+    """Bytes of two volumes are not kept as those of one."""
+    path = tmp_path / 'image'
+    path.write_bytes(DATA)
+
+    def check():
+        assert into.in_place.total == len(DATA)
+        raise error
+
+    into = target()
+
+    with dd.DdSource(
+        dd_lab.attachment(path), dd_lab.context(conf), check=check
+    ) as opened:
+        with pytest.raises(kind, match=str(error)):
+            opened.fill(into)
+
+
 def test_what_cannot_be_detached_is_logged(tmp_path, conf, caplog):
     path = tmp_path / 'image'
     path.write_bytes(DATA)

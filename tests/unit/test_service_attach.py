@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import threading
+import time
 
 import pytest
 
@@ -67,6 +68,10 @@ def fake(monkeypatch):
     monkeypatch.setattr(FakeServer, 'problem', None)
     monkeypatch.setattr(FakeServer, 'size', 4096)
     monkeypatch.setattr(attach.qemunbd, 'Server', FakeServer)
+    monkeypatch.setattr(
+        *(userspace, 'pinned'),
+        lambda lun, _ctx: dataclasses.replace(lun, size=FakeServer.size),
+    )
     monkeypatch.setattr(attach, '_LOOK', 0.01)
     monkeypatch.setattr(attach, '_FIRST_PAUSE', 0.02)
     return FakeServer
@@ -263,6 +268,39 @@ def test_a_removal_while_it_is_started(place, fake, asks, monkeypatch):
         thread.join()
         assert asks.attachments() == []
         assert all(each.closed for each in fake.made)
+
+
+def test_a_removal_ends_the_attempt_to_start_it(
+    place, fake, asks, monkeypatch
+):
+    """Nobody waits for a portal that says nothing."""
+    inside = threading.Event()
+
+    class Silent(FakeServer):
+        def __init__(self, lun, directory, ctx, *, writing):
+            inside.set()
+            ctx.sleep(30)
+
+    with serve(place):
+        monkeypatch.setattr(attach.qemunbd, 'Server', Silent)
+        errors = []
+
+        def ask():
+            try:
+                add(asks)
+            except exceptions.TransferError as exc:
+                errors.append(exc)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert inside.wait(5)
+        began = time.monotonic()
+        with pytest.raises(exceptions.NotFound):
+            asks.remove_attachment(NAME)
+        assert time.monotonic() - began < 2
+        thread.join()
+        assert errors
+        assert asks.attachments() == []
 
 
 # What is on the disk

@@ -117,7 +117,10 @@ class ISCSIDriver(base.Driver):
 
     def join(self, attachment: base.Attachment, ctx: _context.Context) -> None:
         """See that the device is still that of the LUN."""
-        osbrick.join(attachment, ctx)
+        module: typing.Any = osbrick
+        if attachment.details.get(_ENGINE) == userspace.ENGINE:
+            module = userspace
+        module.join(attachment, ctx)
 
     def detach(
         self,

@@ -151,6 +151,8 @@ class Server:
             try:
                 self._wait(helper, pid_file, path)
             except BaseException:
+                # While it logs in it does not hear anything else.
+                helper.kill()
                 helper.close()
                 raise
         return helper

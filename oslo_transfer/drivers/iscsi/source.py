@@ -50,6 +50,8 @@ class ISCSISource(base.Source):
             self._pool.close()
             raise
         self._unit = unit
+        #: What tells the LUN from others.
+        self.disk = unit.disk
         self._blocks = _blocks.Blocks(self._pool, unit, lun.where)
         self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
         if unit.status:

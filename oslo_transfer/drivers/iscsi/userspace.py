@@ -39,8 +39,10 @@ _DIRECTORY = 'directory'
 #: Seconds in which a client that has just closed is seen to be gone.
 _SETTLE = 1.0
 _TICK = 0.02
-# The servers of this process, by directory.
-_servers: dict[str, qemunbd.Server] = {}
+# Seconds in which the service can say that it holds nothing of ours.
+_LAST_WORD = 1.0
+# The servers of this process and what they serve, by directory.
+_servers: dict[str, tuple[qemunbd.Server, _lun.Lun]] = {}
 _lock = threading.Lock()
 
 
@@ -95,6 +97,36 @@ def check_unit(lun: _lun.Lun, ctx: _context.Context) -> None:
     """
     if lun.serial is not None or lun.wwn is not None:
         source.ISCSISource(lun, ctx).close()
+
+
+def pinned(lun: _lun.Lun, ctx: _context.Context) -> _lun.Lun:
+    """The LUN that is there now, and that no other can stand for later.
+
+    :raises TransferError: it cannot be looked at
+    """
+    with source.ISCSISource(lun, ctx) as found:
+        return dataclasses.replace(
+            lun,
+            serial=found.disk.serial or None,
+            wwn=lun.wwn or min(found.disk.names, default=None),
+            size=found.size,
+        )
+
+
+def join(attachment: base.Attachment, ctx: _context.Context) -> None:
+    """See that an attachment of this process still is of the same LUN.
+
+    :raises AttachError: this process has not made it, or it is gone
+    :raises IntegrityError: it is another LUN
+    :raises TransferError: it cannot be looked at
+    """
+    with _lock:
+        _server, lun = _servers.get(
+            str(attachment.details.get(_DIRECTORY)), (None, None)
+        )
+    if lun is None:
+        raise exceptions.AttachError(f'{attachment.source} is not attached')
+    check_unit(lun, ctx)
 
 
 def as_json(lun: _lun.Lun) -> dict[str, typing.Any]:
@@ -168,8 +200,10 @@ def _serve(
             os.mkdir(directory, 0o700)
         stack.callback(qemunbd.remove, directory)
         server = qemunbd.Server(lun, directory, ctx, writing=ctx.writing)
+        stack.callback(server.close)
+        lun = pinned(lun, ctx)
         with _lock:
-            _servers[directory] = server
+            _servers[directory] = server, lun
         stack.pop_all()
     return server
 
@@ -177,7 +211,7 @@ def _serve(
 def _end(directory: str) -> None:
     wait_for_idle(directory)
     with _lock:
-        server = _servers.pop(directory, None)
+        server, _served = _servers.pop(directory, (None, None))
     if server is not None:
         server.close()
     else:
@@ -233,11 +267,33 @@ def _ask_service(
             f'"oslo-transfer serve --role attach", or set '
             f'[oslo_transfer_iscsi] engine to os_brick ({exc})'
         ) from exc
-    except BaseException:
-        # It may have it, and only the answer is missing.
-        with contextlib.suppress(exceptions.TransferError):
-            client.Client(ctx.conf).remove_attachment(identifier)
+    except BaseException as exc:
+        _give_up(identifier, lun, ctx, exc)
         raise
+
+
+def _give_up(
+    identifier: str, lun: _lun.Lun, ctx: _context.Context, why: BaseException
+) -> None:
+    """See that the service has it no more: it may only not have answered.
+
+    :raises AttachError: that cannot be told
+    """
+    limits = ctx.replace(
+        deadline=time.monotonic() + _LAST_WORD,
+        cancel=None,
+        stop=threading.Event(),
+    )
+    try:
+        client.Client(ctx.conf, limits).remove_attachment(identifier)
+    except exceptions.NotFound:
+        pass
+    except exceptions.TransferError as exc:
+        raise exceptions.AttachError(
+            f'{lun.where}: {why}; and the service of this host may hold it '
+            f'nevertheless ({exc})',
+            (f'attachment {identifier} of the service',),
+        ) from why
 
 
 def _tell_service(identifier: str, ctx: _context.Context) -> None:
