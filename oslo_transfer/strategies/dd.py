@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import typing
 
 from oslo_transfer import attempts as _attempts
 from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer.drivers import dd
 from oslo_transfer import ends
+from oslo_transfer import exceptions
 from oslo_transfer.strategies import base
 from oslo_transfer.strategies import in_turn
 
@@ -17,6 +19,8 @@ if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer import landing as _landing
     from oslo_transfer import request as _request
+
+LOG = logging.getLogger(__name__)
 
 
 class Dd(base.Strategy):
@@ -83,5 +87,9 @@ class AttachedEnd(ends.LocationEnd):
         try:
             return dd.DdSource(attachment, ctx, attachment.detach, check)
         except BaseException:
-            attachment.detach(force=True)
+            try:
+                attachment.detach(force=True)
+            except exceptions.TransferError as exc:
+                # It is recorded. What was wrong before counts.
+                LOG.warning('%s is still attached: %s', self, exc)
             raise

@@ -16,9 +16,12 @@ import time
 import pytest
 
 import oslo_transfer
+from oslo_transfer import attachment_records
+from oslo_transfer.drivers import base
 from oslo_transfer.drivers import dd
 from oslo_transfer.drivers import nbdfuse
 from oslo_transfer import exceptions
+from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import harness
 from tests.functional import forkserver
 from tests.functional import storage
@@ -438,6 +441,31 @@ def test_zeros_do_not_count_as_written(copies, tmp_path, conf):
     assert result.bytes_written <= dst.stat().st_blocks * 512 < 2 * MIB
     assert result.bytes_written >= MIB + 512
     assert result.bytes_by_origin == {'origin': SIZE}
+
+
+class Stuck(base.Driver):
+    """What it attaches is not there, and cannot be taken away."""
+
+    name = 'stuck'
+    schemes = ('stuck',)
+    capabilities = base.Capability.ATTACH
+
+    def attach(self, endpoint, ctx, record):
+        record({})
+        return dd_lab.attachment(endpoint.path)
+
+    def detach(self, attachment, ctx, force):
+        raise exceptions.DetachError('it is stuck', ('all of it',))
+
+
+def test_the_first_error_counts(copies, tmp_path, conf, caplog):
+    """And what is left can be found: in the log, and in the list."""
+    with fixtures.registered(Stuck):
+        with pytest.raises(exceptions.NotFound, match='nothing-here'):
+            copies(f'stuck://host{tmp_path}/nothing-here', tmp_path / 'copy')
+        assert 'it is stuck' in caplog.text
+        (left,) = oslo_transfer.attachments(conf=conf)
+    attachment_records.Records(dd_lab.context(conf)).remove(left.id)
 
 
 def test_copy_to_a_device(copies, image, disks):
