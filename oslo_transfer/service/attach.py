@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
@@ -39,6 +40,8 @@ _STARTERS = 8
 _FIRST_PAUSE = 1.0
 _LAST_PAUSE = 60.0
 _PATIENCE = 3.0
+# How many names are remembered that were given up.
+_MOST_GIVEN_UP = 1024
 
 
 class _Held:
@@ -97,6 +100,10 @@ class AttachRole(role.Role):
         self._conf = conf
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
+        # Requests can overtake each other: what was removed is not added.
+        self._given_up: collections.deque[str] = collections.deque(
+            maxlen=_MOST_GIVEN_UP
+        )
         self._stopping = threading.Event()
         self._records: attached.Records | None = None
         self._thread = threading.Thread(
@@ -220,6 +227,10 @@ class AttachRole(role.Role):
         held = _Held(attached.Record(identifier, lun, writing, time.time()))
         with held.lock:
             with self._lock:
+                if identifier in self._given_up:
+                    raise exceptions.AttachError(
+                        f'{lun.where}: {identifier} was given up'
+                    )
                 self._live.add(held.record)
                 self._held[identifier] = held
             try:
@@ -239,6 +250,8 @@ class AttachRole(role.Role):
     def _remove(self, name: str, _: Mapping[str, typing.Any]) -> role.Reply:
         with self._lock:
             held = self._held.get(name)
+            if held is None:
+                self._given_up.append(name)
         if held is None:
             raise exceptions.NotFound(f'there is no attachment {name}')
         if not held.running:

@@ -155,6 +155,7 @@ def after(where, name, times=1):
 
 
 SERVICE = {
+    'never': lambda: None,
     'nothing': lambda: before(attached.Records, 'add'),
     'recorded': lambda: after(attached.Records, 'add'),
     'served': lambda: before(attached.Records, 'open_up'),
@@ -173,7 +174,7 @@ def serve(state, stage):
         threading.Event().wait()
 
 
-@pytest.mark.parametrize('stage', list(SERVICE))
+@pytest.mark.parametrize('stage', list(SERVICE)[1:])
 def test_the_service_is_killed(stage, url, iscsi_conf, state, children):
     """While it attaches, or detaches: nothing is held that is not listed."""
     child = children.start(serve, str(state), stage)
@@ -301,6 +302,78 @@ def test_a_portal_that_says_nothing(how, iscsi_conf):
             assert oslo_transfer.attachments(conf=iscsi_conf) == []
             asks = client.Client(iscsi_conf)
             assert harness.wait_for(lambda: asks.attachments() == [], 2)
+
+
+def make_overlay(url, dst, state):
+    """The job of a child."""
+    conf = configure(forkserver.make_conf({}), state)
+    return oslo_transfer.copy(url, dst, 'zero_copy', conf=conf).strategy
+
+
+def test_two_overlays_of_one_name(url, iscsi_conf, state, children, tmp_path):
+    """One is there; what was attached for the other one is not."""
+    dst = tmp_path / 'there' / 'disk'
+    dst.parent.mkdir()
+    with serving(iscsi_conf):
+        started = [
+            children.start(make_overlay, url, str(dst), str(state))
+            for _ in range(3)
+        ]
+        outcomes = []
+        for each in started:
+            try:
+                outcomes.append(each.result())
+            except exceptions.AlreadyExists:
+                outcomes.append(None)
+        assert sorted(map(str, outcomes)) == ['None', 'None', 'zero_copy']
+        assert os.listdir(dst.parent) == ['disk']
+        assert len(client.Client(iscsi_conf).attachments()) == 1
+        detach_all(iscsi_conf)
+
+
+def test_no_room_for_an_overlay(url, iscsi_conf, disks):
+    """Nothing stays attached for what was not made."""
+    directory = disks.tmpfs(MIB)
+    (directory / 'full').write_bytes(bytes(MIB - 8192))
+    with serving(iscsi_conf):
+        with pytest.raises(exceptions.StorageError):
+            oslo_transfer.copy(
+                url, directory / 'disk', 'zero_copy', conf=iscsi_conf
+            )
+        assert os.listdir(directory) == ['full']
+        assert oslo_transfer.attachments(conf=iscsi_conf) == []
+        assert client.Client(iscsi_conf).attachments() == []
+
+
+def test_the_service_hangs(url, iscsi_conf, state, children):
+    """The limits of the call are kept; what comes of it is listed."""
+    child = children.start(serve, str(state), 'never')
+    assert harness.wait_for((state / 'sock').exists, 10)
+    os.kill(child.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(exceptions.AttachError) as caught:
+        oslo_transfer.attach(url, conf=iscsi_conf, deadline=0.5)
+    assert time.monotonic() - began < 0.5 + 1.5
+    assert caught.value.leftovers
+    assert len(oslo_transfer.attachments(conf=iscsi_conf)) == 1
+    os.kill(child.pid, signal.SIGCONT)
+    detach_all(iscsi_conf)
+    asks = client.Client(iscsi_conf)
+    assert harness.wait_for(lambda: asks.attachments() == [], 5)
+
+
+def test_the_target_is_killed(iscsi_conf, image):
+    """What it served can be detached all the same, and soon."""
+    with tgt.Tgt() as mortal, serving(iscsi_conf):
+        name = mortal.target()
+        mortal.disk(name, image)
+        made = oslo_transfer.attach(mortal.url(name), conf=iscsi_conf)
+        mortal.stop()
+        began = time.monotonic()
+        made.detach()
+        assert time.monotonic() - began < 10
+        assert oslo_transfer.attachments(conf=iscsi_conf) == []
+        assert client.Client(iscsi_conf).attachments() == []
 
 
 # Another volume under the same name

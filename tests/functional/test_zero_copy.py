@@ -333,6 +333,101 @@ def test_image_that_is_refused(make, conf, image, tmp_path):
     result.attachment.detach()
 
 
+def converted(kind, *options):
+    """One that qemu-img makes of the image."""
+
+    def make(path, image):
+        subprocess.run(
+            [
+                *('qemu-img', 'convert', '-f', 'raw', '-O', kind),
+                *(*options, image, path),
+            ],
+            check=True,
+        )
+
+    return make
+
+
+def vmdk_descriptor(path, image):
+    """A text that names another file (CVE-2022-47951)."""
+    path.write_text(
+        '# Disk DescriptorFile\nversion=1\nCID=12345678\n'
+        'parentCID=ffffffff\ncreateType="monolithicFlat"\n'
+        'RW 2048 FLAT "/etc/passwd" 0\n' + '#' * 1024
+    )
+
+
+def json_text(path, image):
+    """What QEMU would take for a description of a device."""
+    path.write_text(
+        'json:{"driver":"raw","file":{"driver":"file",'
+        '"filename":"/etc/passwd"}}' + ' ' * 1024
+    )
+
+
+def version(number):
+    def make(path, image):
+        qcow2(path)
+        with open(path, 'r+b') as file:
+            file.seek(4)
+            file.write(struct.pack('>I', number))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        converted('vhdx'),
+        converted('vpc'),
+        converted('vdi'),
+        converted('qcow'),
+        converted('qed'),
+        converted('parallels'),
+        converted('vmdk', '-o', 'subformat=streamOptimized'),
+        vmdk_descriptor,
+        json_text,
+        version(1),
+        version(4),
+    ],
+)
+def test_image_of_another_kind(make, conf, image, tmp_path):
+    """It is refused, or no more than its bytes to whoever reads it."""
+    path, disk = tmp_path / 'odd', tmp_path / 'disk'
+    make(path, image)
+    try:
+        result = zero_copy(f'shelf://a{path}', disk, conf)
+    except exceptions.IntegrityError:
+        assert not disk.exists()
+        return
+    found = info(disk)
+    assert found['backing-filename-format'] == 'raw'
+    data = path.read_bytes()
+    assert content(disk)[: len(data)] == data
+    result.attachment.detach()
+
+
+def test_a_raw_base_that_becomes_something_else(conf, image, tmp_path):
+    """Its format was told once; nobody looks again (CVE-2026-24708)."""
+    disk = tmp_path / 'disk'
+    result = zero_copy(f'shelf://a{image}', disk, conf)
+    with_backing_file(tmp_path / 'bad', image)
+    bad = (tmp_path / 'bad').read_bytes()
+    with open(image, 'r+b') as file:
+        file.write(bad)
+    assert content(disk) == image.read_bytes()
+    assert content(disk).startswith(bad)
+    told = subprocess.run(
+        ['qemu-img', 'info', '--backing-chain', disk],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.count('\nfile format: ') == 2
+    assert 'passwd' not in told.stdout
+    result.attachment.detach()
+
+
 def test_qcow2_where_only_raw_is_allowed(conf, tmp_path):
     """A guest could have written that header to its raw disk."""
     conf.set_override('zero_copy_formats', ['raw'], 'oslo_transfer')

@@ -303,6 +303,17 @@ def test_a_removal_ends_the_attempt_to_start_it(
         assert asks.attachments() == []
 
 
+def test_a_removal_that_comes_first(place, fake, asks):
+    """As where the service hung, and both have waited for it."""
+    with serve(place):
+        with pytest.raises(exceptions.NotFound):
+            asks.remove_attachment(NAME)
+        with pytest.raises(exceptions.AttachError, match='given up'):
+            add(asks)
+        assert asks.attachments() == []
+        assert not (place.path / 'state' / 'exports' / NAME).exists()
+
+
 # What is on the disk
 
 
