@@ -23,7 +23,10 @@ import oslo_transfer
 from oslo_transfer import attachment_records
 from oslo_transfer import cleanup
 from oslo_transfer import credentials
+from oslo_transfer.drivers.iscsi import failures
+from oslo_transfer.drivers.iscsi import pool
 from oslo_transfer.drivers.iscsi import qemunbd
+from oslo_transfer.drivers.iscsi import scsi
 from oslo_transfer.drivers.iscsi import userspace
 from oslo_transfer import exceptions
 from oslo_transfer import qemu_img
@@ -518,6 +521,78 @@ def test_a_device_that_is_not_touched(why, error, url, iscsi_conf, disks):
             oslo_transfer.copy(url, device, 'dd', conf=iscsi_conf)
     assert device.read_bytes() == content
     assert oslo_transfer.attachments(conf=iscsi_conf) == []
+
+
+# LUNs as destinations
+
+
+def kill_in_the_middle(src, dst, state):
+    """The job of a child."""
+
+    def progress(_count, total):
+        if total >= SIZE // 2:
+            die()
+
+    oslo_transfer.copy(
+        *(src, dst, 'full_copy'),
+        conf=configure(forkserver.make_conf({}), state),
+        progress=progress,
+        rate_limit=8 * MIB,
+    )
+
+
+def test_a_killed_copy_to_a_lun(
+    target, url, image, iscsi_conf, state, children, tmp_path
+):
+    """Half an image does not boot, no session is left, and all goes anew."""
+    src = tmp_path / 'image'
+    src.write_bytes(OTHER)
+    child = children.start(kill_in_the_middle, str(src), url, str(state))
+    with pytest.raises(forkserver.Died):
+        child.result()
+    assert image.read_bytes()[:MIB] != OTHER[:MIB]
+    assert harness.wait_for(lambda: not target.sessions(), 5)
+    oslo_transfer.copy(src, url, 'full_copy', conf=iscsi_conf)
+    assert image.read_bytes() == OTHER
+
+
+@pytest.mark.parametrize('thin', [True, False])
+def test_a_target_whose_disk_is_full(
+    thin, target, iscsi_conf, disks, tmp_path
+):
+    """What it could not store is no success."""
+    path = disks.tmpfs(4 * MIB) / 'lun'
+    with open(path, 'wb') as file:
+        file.truncate(SIZE)
+    name = target.target()
+    target.disk(name, path, thin=thin)
+    src = tmp_path / 'image'
+    src.write_bytes(DATA)
+    try:
+        with pytest.raises((exceptions.StorageError, exceptions.NoSpace)):
+            oslo_transfer.copy(
+                src, target.url(name), 'full_copy', conf=iscsi_conf
+            )
+    finally:
+        assert harness.wait_for(lambda: not target.sessions(), 5)
+        target.take_away(name)
+
+
+def test_a_flush_that_fails(url, iscsi_conf, tmp_path, monkeypatch):
+    """What was written last may be lost: that is no success."""
+    run = pool.Pool.run
+
+    def fail(self, commands, waiter):
+        for each in commands:
+            if each.what == 'flushing':
+                raise failures.SenseError(each.what, scsi.MEDIUM_ERROR, 0xC00)
+        return run(self, commands, waiter)
+
+    monkeypatch.setattr(pool.Pool, 'run', fail)
+    src = tmp_path / 'image'
+    src.write_bytes(DATA)
+    with pytest.raises(exceptions.StorageError, match='may be lost'):
+        oslo_transfer.copy(src, url, 'full_copy', conf=iscsi_conf)
 
 
 # Secrets

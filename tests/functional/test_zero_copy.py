@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import struct
 import subprocess
 
@@ -241,6 +242,24 @@ def test_destination_that_exists(conf, image, tmp_path):
     )
     assert content(tmp_path / 'disk') == DATA
     result.attachment.detach()
+
+
+@pytest.mark.parametrize('form', ['overlay', 'device'])
+def test_a_device_is_no_place_for_an_overlay(
+    form, conf, image, tmp_path, disks
+):
+    """Nothing is written to it, and its name stays."""
+    conf.set_override('zero_copy_form', form, 'oslo_transfer')
+    device = disks.loop(MIB, fill=b'mine')
+    name = tmp_path / 'device'
+    name.symlink_to(device)
+    for dst in (name, device):
+        with pytest.raises(exceptions.CapabilityMissing):
+            zero_copy(f'shelf://a{image}', dst, conf, overwrite=True)
+    assert os.readlink(name) == str(device)
+    assert stat.S_ISBLK(os.stat(device).st_mode)
+    assert device.read_bytes() == b'mine' * (MIB // 4)
+    assert Shelf.attached == set()
 
 
 # Images that reach beyond themselves

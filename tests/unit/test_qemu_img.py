@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from oslo_transfer import exceptions
 from oslo_transfer import qemu_img
+from tests.servers import dd_lab
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,16 @@ def test_what_qemu_could_not_read(uri, why):
     """It is said now, and not when the guest is started."""
     with pytest.raises(exceptions.CapabilityMissing, match=why):
         qemu_img.nbd_backing(uri, 7)
+
+
+def test_limits(tmp_path, conf, monkeypatch):
+    """Whatever has qemu-img use up a host does not (CVE-2015-5162)."""
+    program, told = tmp_path / 'qemu-img', tmp_path / 'told'
+    program.write_text(f'#!/bin/sh\n(ulimit -v; ulimit -t) > {told}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    qemu_img.create_overlay(
+        *(str(tmp_path / 'disk'), '/base', 'raw', 1 << 20),
+        dd_lab.context(conf),
+    )
+    assert told.read_text().split() == [str(1 << 20), '30']
