@@ -398,6 +398,26 @@ def test_tls_with_a_stranger(image, pki, certs, conf, tmp_path, nothing_left):
             )
 
 
+@pytest.mark.parametrize('asks', [True, False], ids=['asked', 'idle'])
+def test_another_image_behind_the_same_url(asks, tmp_path, conf, nothing_left):
+    """Connecting anew is not hidden: bytes of two images do not go on."""
+    image, other = tmp_path / 'image', tmp_path / 'other'
+    for path, letter in ((image, b'a'), (other, b'b')):
+        path.write_bytes(letter * MIB + bytes(38 * MIB) + letter * MIB)
+    with nbdkit.Nbdkit('file', image, unix=True) as server:
+        with oslo_transfer.open_source(server.url(), conf=conf) as source:
+            with source.stream(0, MIB) as stream:
+                assert stream.read(1) == b'a'
+            server.end()
+            os.rename(other, image)
+            server.begin_again()
+            if asks:
+                assert list(source.extents(MIB, 39 * MIB))
+            with pytest.raises(exceptions.Unavailable, match='validator'):
+                with source.stream(39 * MIB, MIB) as stream:
+                    stream.read(1)
+
+
 # Attachments
 
 

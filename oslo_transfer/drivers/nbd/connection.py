@@ -75,6 +75,8 @@ class Connection:
         )
         #: How many use it; its owner's to count.
         self.users = 0
+        #: Whether somebody was told that it is broken.
+        self.told = False
         #: Reads of what nobody reads yet, for who comes next.
         self.ahead: collections.deque[replies.Request] = collections.deque()
 
@@ -120,6 +122,7 @@ class Connection:
             exceptions.ProtocolError,
         ) as exc:
             self._broken = self._broken or exc
+            self.told = True
             raise
         finally:
             self._lock.release()

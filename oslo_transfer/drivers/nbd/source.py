@@ -54,6 +54,8 @@ class NBDSource(base.Source):
         link = connection.Connection(endpoint, ctx, self._waiter)
         self._export = link.export
         self._links = [link]
+        # The last connection broke, and nobody was told.
+        self._lost = False
         self.size = link.export.size
         self._most = _CONNECTIONS if link.export.shared else 1
         self.geometry = base.Geometry(
@@ -77,6 +79,14 @@ class NBDSource(base.Source):
             raise exceptions.SourceChanged(
                 f'{self._where} has {size} bytes; {offset}..{end} were '
                 f'asked for'
+            )
+        with self._changed:
+            self._bury()
+            lost, self._lost = self._lost, False
+        if lost:
+            # Whether what comes now fits what came is not ours to say.
+            raise exceptions.Unavailable(
+                f'{self._where}: the connection broke'
             )
         waiter = sockets.Waiter(self._ctx, self._where)
         return NBDStream(self, waiter, offset, end - offset)
@@ -135,6 +145,8 @@ class NBDSource(base.Source):
         for dead in [each for each in self._links if not each.alive]:
             dead.close()
             self._links.remove(dead)
+            # Whose use has failed has told of it.
+            self._lost |= not self._links and not dead.told
 
     def _add_link(self, needed: bool) -> None:
         """Connect once more.
@@ -210,6 +222,8 @@ class NBDSource(base.Source):
                 link.wait(request)
         except (exceptions.Unavailable, exceptions.Stalled) as exc:
             LOG.info('%s: no extents: %s', self._where, exc)
+            with self._changed:
+                self._lost = True
             return None
         except exceptions.TransferError as exc:
             if request is None or request.failure is None:
