@@ -13,6 +13,7 @@ import typing
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers import blockdev
 from oslo_transfer.drivers import dd_slices
+from oslo_transfer.drivers import dd_watch
 from oslo_transfer.drivers import file
 from oslo_transfer.drivers import nbdfuse
 from oslo_transfer import exceptions
@@ -25,6 +26,8 @@ LOG = logging.getLogger(__name__)
 
 # Seconds that a fill has to end, which looks up every 0.2 of them.
 _PATIENCE = 8.0
+# Seconds that closing a file may take that was only read.
+_CLOSING = 1.0
 
 
 class DdSource(base.Source):
@@ -62,6 +65,8 @@ class DdSource(base.Source):
         # Held by a fill for as long as it works.
         self._idle = threading.Lock()
         self._mount: nbdfuse.Mount | None = None
+        # nbdfuse gave no answer, and was ended.
+        self._hangs = False
         with contextlib.ExitStack() as stack:
             path = attachment.path
             if attachment.form == 'nbd':
@@ -85,7 +90,8 @@ class DdSource(base.Source):
 
     def stream(self, offset: int, length: int | None) -> base.Stream:
         """Read a run of bytes, without dd."""
-        return self._file.stream(offset, length)
+        found = self._file.stream(offset, length)
+        return found if self._mount is None else _MountStream(found, self)
 
     def extents(
         self, offset: int, length: int
@@ -110,18 +116,49 @@ class DdSource(base.Source):
         :raises IntegrityError: something else was attached meanwhile
         """
         with self._idle:
-            dd_slices.Filling(
-                self._file,
-                self._where,
-                target,
-                self._ctx,
-                self._closed,
-                self._abort,
-            ).run()
+            with self.watched() as watch:
+                dd_slices.Filling(
+                    self._file,
+                    self._where,
+                    target,
+                    self._ctx,
+                    self._closed,
+                    self._abort,
+                    watch.beat,
+                ).run()
             try:
                 self._check()
             except exceptions.AttachError as exc:
                 raise exceptions.IntegrityError(str(exc)) from exc
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[dd_watch.Watch]:
+        """Keep the limits of the call where the kernel does not.
+
+        :raises Stalled: nothing was read for too long
+        :raises TransferCancelled: or DeadlineExceeded, before that
+        """
+        seconds = self._ctx.stall.seconds
+        watch = dd_watch.Watch(seconds, self._abort, self._is_over)
+        with watch:
+            try:
+                yield watch
+            except exceptions.TransferError as exc:
+                self._hangs |= watch.fired
+                if not self._hangs:
+                    raise
+                # What it has met comes of the abort.
+                self._ctx.check()
+                raise exceptions.Stalled(
+                    f'{self._where}: nothing was read for {seconds:g} seconds'
+                ) from exc
+
+    def _is_over(self) -> bool:
+        try:
+            self._ctx.check()
+        except exceptions.TransferError:
+            return True
+        return self._closed.is_set()
 
     def _abort(self) -> None:
         if self._mount is not None:
@@ -139,7 +176,31 @@ class DdSource(base.Source):
         if on_close is None:
             return
         try:
-            self._stack.close()
+            with dd_watch.Watch(_CLOSING, self._abort):
+                self._stack.close()
             on_close()
         except exceptions.TransferError as exc:
             LOG.warning('%s is still attached: %s', self._where, exc)
+
+
+class _MountStream(base.Stream):
+    """A run of what nbdfuse(1) serves."""
+
+    def __init__(self, stream: base.Stream, source: DdSource) -> None:
+        super().__init__()
+        self._stream = stream
+        self._source = source
+
+    def readinto(self, buffer: typing.Any) -> int:
+        """Read at least one byte."""
+        with self._source.watched():
+            try:
+                return self._stream.readinto(buffer)
+            except exceptions.StorageError as exc:
+                # It is not our storage.
+                raise exceptions.Unavailable(str(exc)) from exc
+
+    def close(self) -> None:
+        """Close it."""
+        self._stream.close()
+        super().close()

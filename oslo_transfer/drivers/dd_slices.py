@@ -71,6 +71,7 @@ class Filling:
     :param ctx: the limits
     :param closed: set to end it
     :param abort: has all reads of the source fail that are under way
+    :param beat: called again and again as long as nothing hangs
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Filling:
         ctx: _context.Context,
         closed: threading.Event,
         abort: Callable[[], object],
+        beat: Callable[[], object],
     ) -> None:
         self._source = source
         self._where = where
@@ -88,6 +90,7 @@ class Filling:
         self._ctx = ctx
         self._closed = closed
         self._abort = abort
+        self._beat = beat
         options = ctx.conf[dd_opts.GROUP]
         self._parallel: int = options.parallel
         self._block: int = _down(options.block_bytes)
@@ -142,6 +145,7 @@ class Filling:
         extents = self._source.extents(start, size - start)
         if self._sparse and extents is not None:
             for extent in extents:
+                self._beat()
                 self._check()
                 run = (
                     max(start, _up(extent.offset)),
@@ -154,6 +158,7 @@ class Filling:
 
     def _is_right(self, start: int, end: int) -> bool:
         """Whether what is held ends with the bytes of the source."""
+        self._beat()
         self._check()
         offset = max(start, end - _OVERLAP)
         count = end - offset
@@ -193,6 +198,7 @@ class Filling:
 
     def _copy(self, program: str) -> None:
         while True:
+            self._beat()
             self._start_more(program)
             if not self._jobs and not self._gaps:
                 return

@@ -29,6 +29,7 @@ from oslo_transfer.drivers.iscsi import qemunbd
 from oslo_transfer.drivers.iscsi import scsi
 from oslo_transfer.drivers.iscsi import userspace
 from oslo_transfer import exceptions
+from oslo_transfer import filler
 from oslo_transfer import qemu_img
 from oslo_transfer.service import attach
 from oslo_transfer.service import attached
@@ -460,7 +461,7 @@ def test_what_dd_needs_is_killed(
             last.touch()
             killed.append(program)
         for pid, command in dd_lab.processes(state).items():
-            if program in command:
+            if f'{program} ' in command:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
 
@@ -475,6 +476,65 @@ def test_what_dd_needs_is_killed(
     result = oslo_transfer.copy(url, dst, **copy)
     assert result.bytes_by_origin['resumed'] > 0
     assert dst.read_bytes() == DATA
+    assert oslo_transfer.attachments(conf=iscsi_conf) == []
+
+
+@pytest.mark.parametrize('program', ['qemu-nbd', 'nbdfuse'])
+def test_what_dd_needs_hangs(program, url, iscsi_conf, state, tmp_path):
+    """It is given up in bounded time, and ended all the same."""
+    stopped = []
+
+    def progress(_count, total):
+        if total > 2 * MIB and not stopped:
+            for pid, command in dd_lab.processes(state).items():
+                if f'{program} ' in command:
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(time.monotonic())
+
+    with pytest.raises(exceptions.Stalled):
+        oslo_transfer.copy(
+            *(url, tmp_path / 'copy', 'dd'),
+            conf=iscsi_conf,
+            rate_limit=4 * MIB,
+            progress=progress,
+        )
+    # A second for the rule, and some for those that are killed.
+    assert time.monotonic() - stopped[0] < 8
+    assert not (tmp_path / 'copy').exists()
+    assert oslo_transfer.attachments(conf=iscsi_conf) == []
+
+
+@pytest.mark.parametrize('limit', ['stall', 'cancel'])
+def test_a_hang_before_dd_begins(
+    limit, url, iscsi_conf, state, disks, monkeypatch
+):
+    """What is read without it keeps the same limits."""
+    copy_start, stopped = filler.Filler._copy_start, []
+    cancel = threading.Event()
+
+    def hang(self):
+        for pid, command in dd_lab.processes(state).items():
+            if 'qemu-nbd ' in command:
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(time.monotonic())
+        if limit == 'cancel':
+            threading.Timer(0.2, cancel.set).start()
+        copy_start(self)
+
+    monkeypatch.setattr(filler.Filler, '_copy_start', hang)
+    iscsi_conf.set_override(
+        'stall_timeout', 1 if limit == 'stall' else 60, 'oslo_transfer'
+    )
+    kind = {
+        'stall': exceptions.Stalled,
+        'cancel': exceptions.TransferCancelled,
+    }[limit]
+    with pytest.raises(kind):
+        oslo_transfer.copy(
+            *(url, disks.loop(SIZE), 'dd'), conf=iscsi_conf, cancel=cancel
+        )
+    # Some seconds for what is killed.
+    assert time.monotonic() - stopped[0] < 8
     assert oslo_transfer.attachments(conf=iscsi_conf) == []
 
 
