@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 import dataclasses
+import struct
 import typing
 
 from oslo_utils.imageutils import format_inspector
@@ -18,6 +19,8 @@ _LOOK = 1 << 20
 _CHUNK = 64 << 10
 # Less is no image: some formats cannot be told apart then.
 _LEAST = 512
+# An incompatible feature of qcow2.
+_CORRUPT = 1 << 1
 # To QEMU these are bytes like any others.
 _RAW = frozenset({'raw', 'gpt', 'iso', 'luks'})
 
@@ -49,7 +52,8 @@ def inspect(
     :param allowed: the formats that may be
     :param ctx: bounds the virtual size
     :raises IntegrityError: it is in a format that is not allowed, in two at
-        once, or one that leads to other files (a backing or data file)
+        once, damaged, or one that leads to other files (a backing or data
+        file)
     """
     assert source.size is not None
     if source.size < _LEAST:
@@ -64,6 +68,7 @@ def inspect(
         elif names == {'qcow2'}:
             (qcow2,) = formats
             qcow2.safety_check()
+            _check_whole(qcow2.region('header').data, source.size, where)
             found = Image('qcow2', qcow2.virtual_size)
         else:
             raise exceptions.IntegrityError(
@@ -88,6 +93,24 @@ def inspect(
             f'max_size_bytes allows {most}'
         )
     return found
+
+
+def _check_whole(header: bytes, size: int, where: str) -> None:
+    """See that a qcow2 image is not known to be damaged, or cut off.
+
+    :raises IntegrityError: it is
+    """
+    # docs/interop/qcow2.txt of QEMU; version 2 has no features.
+    version, l1_size, l1_offset, features = struct.unpack_from(
+        '>4xI28xIQ24xQ', header
+    )
+    if version > 2 and features & _CORRUPT:
+        raise exceptions.IntegrityError(f'{where} is marked as corrupt')
+    if l1_offset + 8 * l1_size > size:
+        raise exceptions.IntegrityError(
+            f'{where} has {size} bytes, and its table of clusters is behind '
+            f'that; it was cut off'
+        )
 
 
 def _formats(

@@ -320,6 +320,18 @@ def vmdk(path, image):
     )
 
 
+def marked_as_corrupt(path, image):
+    qcow2(path)
+    with open(path, 'r+b') as file:
+        file.seek(72)
+        file.write(struct.pack('>Q', 1 << 1))
+
+
+def cut_off(path, image):
+    qcow2(path)
+    os.truncate(path, 0x30000)
+
+
 def too_small(path, image):
     path.write_bytes(b'QFI\xfb')
 
@@ -335,6 +347,8 @@ def too_small(path, image):
         too_large,
         vmdk,
         too_small,
+        marked_as_corrupt,
+        cut_off,
     ],
 )
 def test_image_that_is_refused(make, conf, image, tmp_path):
