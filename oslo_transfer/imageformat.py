@@ -95,7 +95,7 @@ def inspect(
     return found
 
 
-def _check_whole(header: bytes, size: int, where: str) -> None:
+def _check_whole(header: bytes | bytearray, size: int, where: str) -> None:
     """See that a qcow2 image is not known to be damaged, or cut off.
 
     :raises IntegrityError: it is
