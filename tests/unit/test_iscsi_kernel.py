@@ -436,19 +436,23 @@ class Attached:
             raise self.error
 
 
+def nothing(_attachment, _ctx):
+    """There is nothing to be said against it."""
+
+
 def test_attached_for_reading(tmp_path):
     """It goes when it is closed, and what is left is no error of reading."""
     path = tmp_path / 'disk'
     path.write_bytes(b'the disk')
     ctx = fakes.make_ctx(fixtures.make_conf(state_path=str(tmp_path)))
     made = Attached(path, exceptions.DetachError('still there', ('sda',)))
-    with attached.AttachedSource(made, ctx) as source:
+    with attached.AttachedSource(made, ctx, nothing) as source:
         assert source.size == 8
         assert made.gone == 0
     assert made.gone == 1
     missing = Attached(tmp_path / 'missing')
     with pytest.raises(exceptions.NotFound):
-        attached.AttachedSource(missing, ctx)
+        attached.AttachedSource(missing, ctx, nothing)
     assert missing.gone == 1
 
 
@@ -458,12 +462,39 @@ def test_attached_for_writing(tmp_path):
     path.write_bytes(bytes(8))
     ctx = fakes.make_ctx(fixtures.make_conf(state_path=str(tmp_path)))
     made = Attached(path)
-    sink = attached.AttachedSink(made, 4, ctx)
+    sink = attached.AttachedSink(made, 4, ctx, nothing)
     sink.pwrite(memoryview(b'new!'), 0)
     sink.commit(4)
     assert made.gone == 1
     assert path.read_bytes() == b'new!' + bytes(4)
     small = Attached(path)
     with pytest.raises(exceptions.NoSpace):
-        attached.AttachedSink(small, 9, ctx)
+        attached.AttachedSink(small, 9, ctx, nothing)
     assert small.gone == 1
+
+
+def test_attached_to_another_lun(tmp_path):
+    """What came in its place meanwhile is no success, in either way."""
+    path = tmp_path / 'disk'
+    path.write_bytes(bytes(8))
+    ctx = fakes.make_ctx(fixtures.make_conf(state_path=str(tmp_path)))
+    asked = []
+
+    def join(attachment, ctx):
+        asked.append(attachment)
+        raise exceptions.AttachError('another LUN')
+
+    made = Attached(path)
+    with attached.AttachedSource(made, ctx, join) as source:
+        with source.stream(0, None) as stream:
+            assert stream.readinto(bytearray(8)) == 8
+            assert asked == []
+            with pytest.raises(exceptions.IntegrityError, match='another'):
+                stream.readinto(bytearray(8))
+    sink = attached.AttachedSink(made, 4, ctx, join)
+    sink.pwrite(memoryview(b'new!'), 0)
+    with pytest.raises(exceptions.IntegrityError, match='another'):
+        sink.commit(4)
+    sink.abort(False)
+    assert asked == [made, made]
+    assert made.gone == 2

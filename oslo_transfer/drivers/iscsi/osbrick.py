@@ -195,7 +195,7 @@ def open_source(
 
     :raises TransferError: as :func:`attach`
     """
-    return attached.AttachedSource(ctx.attach(driver, endpoint), ctx)
+    return attached.AttachedSource(ctx.attach(driver, endpoint), ctx, join)
 
 
 def open_sink(
@@ -211,7 +211,7 @@ def open_sink(
     """
     writing = ctx.replace(writing=True)
     return attached.AttachedSink(
-        writing.attach(driver, endpoint), size, writing
+        writing.attach(driver, endpoint), size, writing, join
     )
 
 
