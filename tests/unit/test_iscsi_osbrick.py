@@ -510,6 +510,18 @@ def test_multipath(host, ctx):
     assert host.state() == before
 
 
+@pytest.mark.parametrize('first', [True, False])
+def test_multipath_changed_meanwhile(host, ctx, conf, first):
+    """What was attached goes as it came, whatever the option says now."""
+    host.running_multipath = True
+    before = host.state()
+    conf.set_override('multipath', first, group='oslo_transfer_iscsi')
+    made = attach(ctx, url=BOTH)
+    conf.set_override('multipath', not first, group='oslo_transfer_iscsi')
+    osbrick.detach(made, ctx, False)
+    assert host.state() == before
+
+
 @pytest.mark.parametrize('running', [True, False])
 def test_no_multipath(host, ctx, conf, running):
     """One path is enough where that is configured, or all there is."""
