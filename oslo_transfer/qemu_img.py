@@ -9,9 +9,9 @@ import typing
 
 from oslo_transfer import children
 from oslo_transfer import context as _context
-from oslo_transfer.drivers.nbd import names
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_uri
 
 # A hostile image can have qemu-img use up both (CVE-2015-5162).
 _ADDRESS_SPACE = 1 << 30  # bytes
@@ -64,7 +64,7 @@ def nbd_backing(uri: str, reconnect_delay: int) -> str:
     :raises CapabilityMissing: QEMU cannot read it in this way
     """
     endpoint = _endpoint.parse(uri)
-    name = names.name_of(endpoint)
+    name = nbd_uri.name_of(endpoint)
     if name.tls:
         raise exceptions.CapabilityMissing(
             f'{endpoint}: an overlay cannot tell QEMU the credentials of TLS'

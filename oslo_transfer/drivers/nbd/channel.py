@@ -9,11 +9,11 @@ import struct
 import time
 
 from oslo_transfer import context as _context
-from oslo_transfer.drivers.nbd import names
 from oslo_transfer.drivers.nbd import opts
 from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_uri
 from oslo_transfer import oserrors
 from oslo_transfer import sockets
 from oslo_transfer import tls
@@ -145,7 +145,7 @@ class Channel(sockets.WatchedSocket):
 
 
 def connect(
-    name: names.Name, endpoint: _endpoint.Endpoint, ctx: _context.Context
+    name: nbd_uri.Name, endpoint: _endpoint.Endpoint, ctx: _context.Context
 ) -> socket.socket:
     """Connect to what a URL names.
 

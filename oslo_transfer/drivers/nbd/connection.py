@@ -15,11 +15,11 @@ from oslo_transfer import context as _context
 from oslo_transfer.drivers.nbd import channel
 from oslo_transfer.drivers.nbd import failures
 from oslo_transfer.drivers.nbd import handshake
-from oslo_transfer.drivers.nbd import names
 from oslo_transfer.drivers.nbd import replies
 from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_uri
 from oslo_transfer import sockets
 
 Command = wire.Command
@@ -53,7 +53,7 @@ class Connection:
         waiter: sockets.Waiter,
     ) -> None:
         self.where = str(endpoint)
-        name = names.name_of(endpoint)
+        name = nbd_uri.name_of(endpoint)
         self._ctx = ctx
         self._channel = channel.Channel(
             channel.connect(name, endpoint, ctx), endpoint, ctx, waiter

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from oslo_transfer.drivers.nbd import names
 from oslo_transfer import endpoint
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_uri
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from oslo_transfer import exceptions
     ],
 )
 def test_names(url, name):
-    assert names.name_of(endpoint.parse(url)) == names.Name(*name)
+    assert nbd_uri.name_of(endpoint.parse(url)) == nbd_uri.Name(*name)
 
 
 @pytest.mark.parametrize(
@@ -51,5 +51,5 @@ def test_names(url, name):
 )
 def test_no_names(url):
     with pytest.raises(exceptions.InvalidEndpoint) as caught:
-        names.name_of(endpoint.parse(url))
+        nbd_uri.name_of(endpoint.parse(url))
     assert 's3cret' not in str(caught.value)
