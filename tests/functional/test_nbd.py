@@ -238,6 +238,21 @@ def test_errors(
     assert not (tmp_path / 'copied').exists()
 
 
+def test_a_flush_that_fails(image, conf, nothing_left):
+    """What was written may be lost: that is no success."""
+    with nbdkit.Nbdkit(
+        'eval',
+        f'get_size=echo {len(IMAGE)}',
+        'pread=head -c $3 /dev/zero',
+        'pwrite=cat > /dev/null',
+        'can_write=exit 0',
+        'can_flush=exit 0',
+        'flush=echo EIO it is lost >&2; exit 1',
+    ) as server:
+        with pytest.raises(exceptions.StorageError, match='flushing'):
+            oslo_transfer.copy(image, server.url(), conf=conf)
+
+
 def test_errors_of_extents_are_borne(image, conf, tmp_path, nothing_left):
     """Who cannot tell where holes are can be read nevertheless."""
     with nbdkit.Nbdkit(
