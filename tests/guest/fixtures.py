@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
+from oslo_transfer.drivers import brick
 from tests.guest import flakey
 from tests.guest import leftovers
 from tests.guest import network
 from tests.guest import nfs
 from tests.guest import targets
+
+# That takes seconds: once, and in no test.
+with brick._without_eventlet():
+    _utils = importlib.import_module('os_brick.utils')
+    importlib.import_module('os_brick.initiator.connectors.iscsi')
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +30,21 @@ def clean_host():
     if left:
         leftovers.scrub(before)
     assert not left, 'left behind: ' + '; '.join(left)
+
+
+@pytest.fixture(autouse=True)
+def impatient_os_brick(monkeypatch):
+    """It looks five times as often for what it looks for each second."""
+    real = _utils._time_sleep
+
+    def sleep(seconds):
+        # It has replaced time.sleep(), for all.
+        caller = sys._getframe(2).f_globals['__name__']
+        if caller.startswith(('os_brick.', 'tenacity.')) and seconds >= 1:
+            seconds /= 5
+        real(seconds)
+
+    monkeypatch.setattr(_utils, '_time_sleep', sleep)
 
 
 @pytest.fixture

@@ -11,12 +11,16 @@ from tests.guest import network
 from tests.guest import tools
 
 _START_SECONDS = 20.0
-# What a server has in a network of its own: its state, and its exports.
+# What a server has in a network of its own: its state, and its exports. As
+# nfsdcld knows of no clients it waits for none to claim what they had open.
 _SERVE = """
 set -e
 mount -t nfsd nfsd /proc/fs/nfsd
 mount -t tmpfs state /var/lib/nfs
-mkdir /var/lib/nfs/sm /var/lib/nfs/v4recovery
+mkdir /var/lib/nfs/{sm,v4recovery,pipes,clients}
+mount -t rpc_pipefs pipes /var/lib/nfs/pipes
+setpriv --pdeathsig KILL \
+    nfsdcld -F -p /var/lib/nfs/pipes/nfsd -s /var/lib/nfs/clients &
 touch /var/lib/nfs/etab /var/lib/nfs/rmtab
 exportfs -i -o "$2" "$3:$1"
 rpc.nfsd --no-nfs-version 3 --grace-time 10 --lease-time 10 2

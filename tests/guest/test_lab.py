@@ -40,13 +40,7 @@ def connector(multipath=False):
     )
 
 
-@pytest.mark.parametrize(
-    'chap',
-    [
-        None,
-        pytest.param(('reader', 'secret-secret'), marks=pytest.mark.campaign),
-    ],
-)
+@pytest.mark.parametrize('chap', [None, ('reader', 'secret-secret')])
 def test_os_brick_attaches_a_lun(targets, chap):
     """Real os-brick, a real target: the bytes are there, then all is gone."""
     lun = targets.lun(content=DATA, chap=chap)
@@ -61,7 +55,6 @@ def test_os_brick_attaches_a_lun(targets, chap):
         brick.disconnect_volume(lun.data(), device)
 
 
-@pytest.mark.campaign
 def test_two_paths_are_one_device(targets, paths):
     """By multipath; one path may die, and reading goes on."""
     lun = targets.lun(content=DATA)
