@@ -12,6 +12,7 @@ import pytest
 
 from oslo_transfer import attachment_records
 from oslo_transfer.drivers import base
+from oslo_transfer.drivers.iscsi import detaching
 from oslo_transfer.drivers.iscsi import driver as iscsi_driver
 from oslo_transfer.drivers.iscsi import lun as _lun
 from oslo_transfer.drivers.iscsi import osbrick
@@ -390,6 +391,21 @@ def test_in_use(host, ctx):
             osbrick.detach(made, ctx, force)
         assert caught.value.leftovers == ('dd (pid 5) has /dev/sda open',)
         assert host.state() == before
+
+
+def test_in_use_by_udev(host, ctx, monkeypatch):
+    """Who only looks at what is new is waited for."""
+    before = host.state()
+    made = attach(ctx)
+    looking = [['(udev-worker) (pid 5) has /dev/sda open']] * 3
+    monkeypatch.setattr(
+        detaching.inuse,
+        'users_of_device',
+        lambda *_args: looking.pop() if looking else [],
+    )
+    osbrick.detach(made, ctx, False)
+    assert looking == []
+    assert host.state() == before
 
 
 def flush_fails(command):

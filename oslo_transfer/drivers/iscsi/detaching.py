@@ -18,8 +18,11 @@ from oslo_transfer import exceptions
 
 LOG = logging.getLogger(__name__)
 
-# Seconds that udev or a scan for partitions may have a device open.
+# Seconds that a scan for partitions, say, may have a device open.
 _TRANSIENT = 3.0
+# They look at what is new, and let go by themselves; where the path is dead
+# after [oslo_transfer_iscsi]path_timeout.
+_PASSING = ('(udev-worker) ', 'systemd-udevd ')
 _PAUSE = 0.1
 # Of os-brick's ExceptionChainer, as sys.exc_info() tells them.
 _CHAINED = '_exceptions'
@@ -132,9 +135,12 @@ def _record_of(node: _note.Node) -> str:
 def _check_unused(
     name: str, where: str, sysfs: _sysfs.Sysfs, ctx: _context.Context
 ) -> None:
-    end = time.monotonic() + _TRANSIENT
+    started = time.monotonic()
     while users := inuse.users_of_device(name, ctx.conf, sysfs):
-        if time.monotonic() > end:
+        limit = _TRANSIENT
+        if all(each.startswith(_PASSING) for each in users):
+            limit = ctx.conf.oslo_transfer_iscsi.attach_timeout
+        if time.monotonic() - started > limit:
             raise exceptions.DetachError(
                 f'{where} is in use, and stays attached', tuple(users)
             )
