@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import pathlib
 import subprocess
 import tempfile
 import typing
 import unittest
 
-import pytest
 
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.iscsi import driver
@@ -21,22 +19,13 @@ from oslo_transfer.service import daemon
 from oslo_transfer.testing import conformance
 from oslo_transfer.testing import harness
 from oslo_transfer.wrappers import base as wrappers
+from tests import groups
 from tests.servers import child
 from tests.servers import dd_lab
 from tests.servers import relay
 from tests.servers import tgt
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    tgt.Tgt.found() is not None
-    if _GROUPS is None
-    else 'iscsi' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "iscsi" is left out'),
-]
+pytestmark = groups.marks('iscsi', tgt.Tgt.found() is not None)
 
 # More than what any test writes to a sink.
 _CAPACITY = 4 << 20

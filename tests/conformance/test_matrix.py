@@ -21,6 +21,7 @@ from oslo_transfer.testing import conformance
 from oslo_transfer.testing import faults
 from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import memory
+from tests import groups
 from tests.servers import evil_peer
 from tests.servers import http
 from tests.servers import openssh
@@ -41,12 +42,8 @@ DIGEST = {
     'hash_value': hashlib.sha256(DATA).hexdigest(),
 }
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_SSHD = (
-    openssh.OpenSSH.found() is not None
-    if _GROUPS is None
-    else 'sftp' in _GROUPS.split()
-)
+_SSHD = groups.is_chosen('sftp', openssh.OpenSSH.found() is not None)
+
 KINDS = (
     'file',
     'ftp',

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import pathlib
 import subprocess
 import tempfile
@@ -12,7 +11,6 @@ import typing
 import unittest
 import unittest.mock
 
-import pytest
 
 from oslo_transfer.drivers.nbd import driver
 from oslo_transfer import endpoint
@@ -22,21 +20,12 @@ from oslo_transfer.testing import harness
 from oslo_transfer.testing import reading_suite
 from oslo_transfer.testing import waiting_suite
 from oslo_transfer.testing import writing_suite
+from tests import groups
 from tests.servers import child
 from tests.servers import nbd_session
 from tests.servers import nbdkit
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    nbdkit.Nbdkit.found() is not None
-    if _GROUPS is None
-    else 'nbd' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "nbd" is left out'),
-]
+pytestmark = groups.marks('nbd', nbdkit.Nbdkit.found() is not None)
 
 # More than what any test writes to a sink.
 _CAPACITY = 4 << 20

@@ -9,25 +9,15 @@ import pathlib
 import tempfile
 import unittest
 
-import pytest
 
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.http import driver
 from oslo_transfer.testing import conformance
 from tests.conformance import test_http
+from tests import groups
 from tests.servers import nginx
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    nginx.Nginx.found() is not None
-    if _GROUPS is None
-    else 'http' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "http" is left out'),
-]
+pytestmark = groups.marks('http', nginx.Nginx.found() is not None)
 
 # nginx itself does not look at If-None-Match of a PUT.
 _LOCATION = """

@@ -9,25 +9,15 @@ import pathlib
 import tempfile
 import unittest
 
-import pytest
 
 from oslo_transfer.drivers.sftp import driver
 from oslo_transfer.testing import conformance
+from tests import groups
 from tests.servers import openssh
 from tests.servers import scripted_ssh
 from tests.servers import sftp_session
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    openssh.OpenSSH.found() is not None
-    if _GROUPS is None
-    else 'sftp' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "sftp" is left out'),
-]
+pytestmark = groups.marks('sftp', openssh.OpenSSH.found() is not None)
 
 
 class OpenSSHHooks(conformance.Harness):

@@ -9,25 +9,15 @@ import pathlib
 import tempfile
 import unittest
 
-import pytest
 
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.ftp import driver
 from oslo_transfer.testing import conformance
 from tests.conformance import test_http
+from tests import groups
 from tests.servers import vsftpd
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    vsftpd.Vsftpd.found() is not None
-    if _GROUPS is None
-    else 'ftp' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "ftp" is left out'),
-]
+pytestmark = groups.marks('ftp', vsftpd.Vsftpd.found() is not None)
 
 
 class VsftpdHooks(conformance.Harness):

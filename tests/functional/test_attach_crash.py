@@ -21,7 +21,6 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer import attachment_records
-from oslo_transfer import cleanup
 from oslo_transfer import credentials
 from oslo_transfer.drivers.iscsi import failures
 from oslo_transfer.drivers.iscsi import pool
@@ -37,21 +36,17 @@ from oslo_transfer.service import client
 from oslo_transfer.service import daemon
 from oslo_transfer.testing import harness
 from tests.functional import forkserver
+from tests import groups
 from tests.servers import dd_lab
 from tests.servers import relay
 from tests.servers import tgt
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    all(shutil.which(each) for each in ('tgtd', 'qemu-nbd', 'nbdfuse'))
-    and os.geteuid() == 0
-    if _GROUPS is None
-    else 'iscsi' in _GROUPS.split()
-)
-
 pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "iscsi" is left out'),
+    *groups.marks(
+        'iscsi',
+        all(shutil.which(each) for each in ('tgtd', 'qemu-nbd', 'nbdfuse'))
+        and os.geteuid() == 0,
+    ),
     pytest.mark.usefixtures('nothing_left'),
 ]
 
@@ -89,35 +84,13 @@ def url(target, image):
 
 @pytest.fixture
 def state():
-    with dd_lab.short_directory() as directory:
+    with dd_lab.state_directory() as directory:
         yield directory
-        assert dd_lab.mounts(directory) == []
-        assert dd_lab.processes(directory) == {}
-        # Records that were being written, as "oslo-transfer cleanup" does.
-        if (directory / 'attachments').exists():
-            cleanup.clean([str(directory / 'attachments')], older_than=0.0)
-        for name in ('qemu-nbd', 'nbdfuse', 'attachments', 'exports'):
-            left = [
-                path.name
-                for path in (directory / name).glob('*')
-                if path.suffix != '.lock' and path.name != 'lock'
-            ]
-            assert left == []
-
-
-def configure(conf, state):
-    for name, value, group in (
-        ('state_path', str(state), 'oslo_transfer'),
-        ('control_socket', f'{state}/sock', 'oslo_transfer_service'),
-        ('engine', 'libiscsi', 'oslo_transfer_iscsi'),
-    ):
-        conf.set_override(name, value, group=group)
-    return conf
 
 
 @pytest.fixture(autouse=True)
 def iscsi_conf(conf, state):
-    return configure(conf, state)
+    return dd_lab.configure(conf, state)
 
 
 def serving(conf):
@@ -174,7 +147,7 @@ SERVICE = {
 def serve(state, stage):
     """The job of a child."""
     SERVICE[stage]()
-    with serving(configure(forkserver.make_conf({}), state)):
+    with serving(dd_lab.configure(forkserver.make_conf({}), state)):
         threading.Event().wait()
 
 
@@ -208,7 +181,7 @@ CLIENT = {
 def zero_copy(url, dst, state, stage):
     """The job of a child."""
     CLIENT[stage]()
-    conf = configure(forkserver.make_conf({}), state)
+    conf = dd_lab.configure(forkserver.make_conf({}), state)
     oslo_transfer.copy(url, dst, 'zero_copy', conf=conf)
     die()
 
@@ -236,7 +209,7 @@ def test_a_zero_copy_is_killed(
 
 def back_and_forth(url, state, times):
     """The job of a child."""
-    conf = configure(forkserver.make_conf({}), state)
+    conf = dd_lab.configure(forkserver.make_conf({}), state)
     for _ in range(times):
         with oslo_transfer.attach(url, conf=conf) as made:
             source = oslo_transfer.Location(made.path)
@@ -310,7 +283,7 @@ def test_a_portal_that_says_nothing(how, iscsi_conf):
 
 def make_overlay(url, dst, state):
     """The job of a child."""
-    conf = configure(forkserver.make_conf({}), state)
+    conf = dd_lab.configure(forkserver.make_conf({}), state)
     return oslo_transfer.copy(url, dst, 'zero_copy', conf=conf).strategy
 
 
@@ -595,7 +568,7 @@ def kill_in_the_middle(src, dst, state):
 
     oslo_transfer.copy(
         *(src, dst, 'full_copy'),
-        conf=configure(forkserver.make_conf({}), state),
+        conf=dd_lab.configure(forkserver.make_conf({}), state),
         progress=progress,
         rate_limit=8 * MIB,
     )

@@ -15,20 +15,11 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer import exceptions
+from tests import groups
 from tests.servers import nbdkit
 from tests.servers import resource
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    nbdkit.Nbdkit.found() is not None
-    if _GROUPS is None
-    else 'nbd' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "nbd" is left out'),
-]
+pytestmark = groups.marks('nbd', nbdkit.Nbdkit.found() is not None)
 
 MIB = 1 << 20
 # Holes at the beginning, in the middle and at the end.

@@ -16,21 +16,12 @@ import pytest
 import oslo_transfer
 from oslo_transfer import exceptions
 from tests.functional import forkserver
+from tests import groups
 from tests.servers import openssh
 from tests.servers import resource
 from tests.servers import scripted_ssh
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    openssh.OpenSSH.found() is not None
-    if _GROUPS is None
-    else 'sftp' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "sftp" is left out'),
-]
+pytestmark = groups.marks('sftp', openssh.OpenSSH.found() is not None)
 
 MIB = 1 << 20
 SIZE = 4 * MIB

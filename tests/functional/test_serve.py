@@ -24,26 +24,18 @@ import pytest
 
 from oslo_transfer import exceptions
 from oslo_transfer.service import client
+from tests import groups
 from tests.servers import aria2
 from tests.servers import child
 from tests.servers import opentracker
 from tests.servers import resource
 from tests.servers import torrents
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
+pytestmark = groups.marks(
+    'bittorrent',
     aria2.Aria2.found() is not None
-    and opentracker.OpenTracker.found() is not None
-    if _GROUPS is None
-    else 'bittorrent' in _GROUPS.split()
+    and opentracker.OpenTracker.found() is not None,
 )
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(
-        not _CHOSEN, reason='the group "bittorrent" is left out'
-    ),
-]
 
 SCRIPT = (
     'import sys; from oslo_transfer.cli import main; sys.exit(main.main())'

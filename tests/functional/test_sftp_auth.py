@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pathlib
 import re
 import subprocess
@@ -16,21 +15,12 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer import exceptions
+from tests import groups
 from tests.servers import openssh
 from tests.servers import scripted_ssh
 from tests.servers import sftp_session
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    openssh.OpenSSH.found() is not None
-    if _GROUPS is None
-    else 'sftp' in _GROUPS.split()
-)
-
-pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "sftp" is left out'),
-]
+pytestmark = groups.marks('sftp', openssh.OpenSSH.found() is not None)
 
 DATA = b'some bytes of an image' * 1000
 PASSPHRASE = 's3cr3t-passphrase'

@@ -32,22 +32,18 @@ from oslo_transfer.service import client
 from oslo_transfer.service import daemon
 from oslo_transfer.testing import harness
 from tests.functional import forkserver
+from tests import groups
 from tests.servers import dd_lab
 from tests.servers import qemu_io
 from tests.servers import relay
 from tests.servers import tgt
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    all(shutil.which(each) for each in ('tgtd', 'qemu-nbd', 'nbdfuse'))
-    and os.geteuid() == 0
-    if _GROUPS is None
-    else 'iscsi' in _GROUPS.split()
-)
-
 pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "iscsi" is left out'),
+    *groups.marks(
+        'iscsi',
+        all(shutil.which(each) for each in ('tgtd', 'qemu-nbd', 'nbdfuse'))
+        and os.geteuid() == 0,
+    ),
     pytest.mark.usefixtures('nothing_left'),
 ]
 
@@ -90,28 +86,13 @@ def image(tmp_path):
 
 @pytest.fixture
 def state():
-    with dd_lab.short_directory() as directory:
+    with dd_lab.state_directory() as directory:
         yield directory
-        assert dd_lab.mounts(directory) == []
-        assert dd_lab.processes(directory) == {}
-        for name in ('qemu-nbd', 'nbdfuse', 'attachments', 'exports'):
-            left = [
-                path.name
-                for path in (directory / name).glob('*')
-                if path.suffix != '.lock' and path.name != 'lock'
-            ]
-            assert left == []
 
 
 @pytest.fixture
 def iscsi_conf(conf, state):
-    conf.set_override('state_path', str(state), group='oslo_transfer')
-    conf.set_override(
-        *('control_socket', str(state / 'control.sock')),
-        group='oslo_transfer_service',
-    )
-    conf.set_override('engine', 'libiscsi', group='oslo_transfer_iscsi')
-    return conf
+    return dd_lab.configure(conf, state)
 
 
 @pytest.fixture
@@ -634,7 +615,7 @@ def test_the_service_is_killed(
     """What it ran ends with it; the next one starts it again."""
     child = children.start(serve, str(state))
     asks = client.Client(iscsi_conf)
-    assert harness.wait_for((state / 'control.sock').exists, 10)
+    assert harness.wait_for((state / 'sock').exists, 10)
     made = make(
         f'iscsi://{target.portal}/{offer(target, image)}/1',
         ctx.replace(lasting=True),
@@ -650,11 +631,7 @@ def test_the_service_is_killed(
 
 def serve(state):
     """The job of a child."""
-    conf = forkserver.make_conf({'state_path': state})
-    conf.set_override(
-        *('control_socket', f'{state}/control.sock'),
-        group='oslo_transfer_service',
-    )
+    conf = dd_lab.configure(forkserver.make_conf({}), state)
     with daemon.Service(conf, [attach.AttachRole(conf)]):
         threading.Event().wait()
 

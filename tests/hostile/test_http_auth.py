@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import pathlib
 import socket
 import ssl
@@ -16,6 +15,7 @@ import pytest
 
 import oslo_transfer
 from oslo_transfer import exceptions
+from tests import groups
 from tests.servers import http
 from tests.servers import nginx
 from tests.servers import resource
@@ -27,11 +27,8 @@ DATA = resource.pattern(256 * 1024, seed=8)
 USER, PASSWORD = 'üser', 'pass:s3cr3t@/ß'
 QUOTED = '%C3%BCser:pass%3As3cr3t%40%2F%C3%9F'
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    None not in (squid.Squid.found(), nginx.Nginx.found())
-    if _GROUPS is None
-    else 'http' in _GROUPS.split()
+_CHOSEN = groups.is_chosen(
+    'http', None not in (squid.Squid.found(), nginx.Nginx.found())
 )
 
 

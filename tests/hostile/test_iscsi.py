@@ -29,20 +29,13 @@ from oslo_transfer import endpoint
 from oslo_transfer import exceptions
 from oslo_transfer.testing import fixtures
 from oslo_transfer.testing import harness
+from tests import groups
 from tests.servers import child
 from tests.servers import relay
 from tests.servers import tgt
 
-_GROUPS = os.environ.get('OSLO_TRANSFER_TEST_GROUPS')
-_CHOSEN = (
-    tgt.Tgt.found() is not None
-    if _GROUPS is None
-    else 'iscsi' in _GROUPS.split()
-)
-
 pytestmark = [
-    pytest.mark.functional,
-    pytest.mark.skipif(not _CHOSEN, reason='the group "iscsi" is left out'),
+    *groups.marks('iscsi', tgt.Tgt.found() is not None),
     pytest.mark.usefixtures('nothing_left'),
 ]
 

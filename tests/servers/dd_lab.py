@@ -10,6 +10,7 @@ import shutil
 import tempfile
 
 from oslo_transfer import call as _call
+from oslo_transfer import cleanup
 from oslo_transfer.drivers import base
 from oslo_transfer.testing import filling_suite
 
@@ -66,6 +67,36 @@ def short_directory():
         yield pathlib.Path(path)
     finally:
         shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def state_directory():
+    """A state directory of which nothing is left in the end."""
+    with short_directory() as directory:
+        yield directory
+        assert mounts(directory) == []
+        assert processes(directory) == {}
+        # Records that were being written, as "oslo-transfer cleanup" does.
+        if (directory / 'attachments').exists():
+            cleanup.clean([str(directory / 'attachments')], older_than=0.0)
+        left = [
+            path
+            for kind in ('qemu-nbd', 'nbdfuse', 'attachments', 'exports')
+            for path in (directory / kind).glob('*')
+            if path.suffix != '.lock' and path.name != 'lock'
+        ]
+        assert left == []
+
+
+def configure(conf, state):
+    """Have LUNs attached in user space, with everything in a directory."""
+    for name, value, group in (
+        ('state_path', str(state), 'oslo_transfer'),
+        ('control_socket', f'{state}/sock', 'oslo_transfer_service'),
+        ('engine', 'libiscsi', 'oslo_transfer_iscsi'),
+    ):
+        conf.set_override(name, value, group=group)
+    return conf
 
 
 def processes(*words):
