@@ -36,8 +36,8 @@ _PATIENCE = 0.5
 _ZERO_STEP = 256 << 20
 _SPLICE = 8 << 20
 _SHARED_STEP = 256 * 1024
-# What is read in place is read by several not far apart: neither disks nor
-# those that hash should have to go to and fro for it.
+# Streams that begin together take turns by so much: neither disks nor those
+# that hash should have to go to and fro for them.
 _STRIP = 64 << 20
 _JOIN_TIMEOUT = 5.0
 
@@ -95,11 +95,11 @@ class Copier:
             and not job.taps
         )
         self._parallel = job.joinable or job.source.in_place
+        geometry = job.source.geometry
         self._list = claims.WorkList(
             [(0, None)] if job.size is None else job.held.gaps(job.size),
-            _STRIP if job.source.in_place else None,
+            _STRIP if self._parallel and geometry.first_streams > 1 else None,
         )
-        geometry = job.source.geometry
         most = (
             min(group.max_streams, geometry.max_streams)
             if self._parallel and random_write and job.size is not None
