@@ -15,6 +15,7 @@ import threading
 import time
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer import checkpoint
 from oslo_transfer import claims
 from oslo_transfer import context as _context
@@ -392,7 +393,7 @@ class Copier:
 
     def _own_buffer(self) -> memoryview:
         if not hasattr(self._mine, 'buffer'):
-            self._mine.buffer = memoryview(bytearray(self._buffer_bytes))
+            self._mine.buffer = buffers.aligned(self._buffer_bytes)
         return typing.cast(memoryview, self._mine.buffer)
 
     def _advance(self, claim: claims.Claim, count: int) -> None:

@@ -11,6 +11,7 @@ import re
 import threading
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer import context as _context
 from oslo_transfer import exceptions
 from oslo_transfer import ranges
@@ -130,7 +131,7 @@ class Digester:
             if self._free:
                 return self._free.pop()
             self._spare -= 1
-        return memoryview(bytearray(self._buffer_bytes))
+        return buffers.aligned(self._buffer_bytes)
 
     def give_back(self, buffer: memoryview) -> None:
         """Return a buffer unused."""
@@ -193,7 +194,7 @@ class Digester:
                 buffer, offset, count = work
                 if offset is not None:
                     if scratch is None:
-                        scratch = memoryview(bytearray(_READ_BACK))
+                        scratch = buffers.aligned(_READ_BACK)
                     self._hash_back(scratch, offset, count)
                 elif buffer is None:
                     self._hash_zeros(count)

@@ -14,6 +14,7 @@ import threading
 import time
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer import checkpoint
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
@@ -185,7 +186,7 @@ class Filler(target.Target):
         """What the sink holds back has to pass through it."""
         if not self.start:
             return
-        buffer = memoryview(bytearray(self.start))
+        buffer = buffers.aligned(self.start)
         filled = 0
         with self._job.source.stream(0, self.start) as stream:
             while filled < self.start:

@@ -14,6 +14,7 @@ import os
 import stat
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer import context as _context
 from oslo_transfer import digest as _digest
 from oslo_transfer.drivers import base
@@ -189,7 +190,7 @@ class Landing:
         return str(state.hexdigest())
 
     def _read_file(self, path: str) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(_READ))
+        buffer = buffers.aligned(_READ)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with oserrors.os_errors(f'opening {path}'):
             fd = os.open(path, flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from oslo_transfer import buffers
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 
@@ -29,7 +30,7 @@ def chunks(
     sink: base.Sink, start: int, end: int, ctx: _context.Context
 ) -> Iterator[memoryview]:
     """A run of bytes in order; each chunk is valid until the next one."""
-    buffer = memoryview(bytearray(min(_STEP, end - start)))
+    buffer = buffers.aligned(min(_STEP, end - start))
     while start < end:
         ctx.breathe()
         chunk = buffer[: end - start]

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
@@ -212,7 +213,7 @@ class Repair:
     ) -> int:
         """Take others' bytes; returns how many were different."""
         changed = 0
-        mine = memoryview(bytearray(_STEP))
+        mine = buffers.aligned(_STEP)
         for start, end in given:
             for offset, theirs, mirror in self._others(start, end, without):
                 held = mine[: len(theirs)]
@@ -232,7 +233,7 @@ class Repair:
 
         :raises _NobodyElse: there is no other that gives them
         """
-        buffer = memoryview(bytearray(_STEP))
+        buffer = buffers.aligned(_STEP)
         without = set(without)
         while start < end:
             self._ctx.check()

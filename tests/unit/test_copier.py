@@ -182,9 +182,11 @@ def test_streams_of_a_disk_take_turns(disk):
     disk.source.before_read = meet
     assert disk.run() == len(DATA)
     assert disk.sink.content == DATA
-    assert sorted(start for start, _length in disk.source.streams) == [
-        *range(0, len(DATA), MIB)
-    ]
+    starts = [start for start, _length in disk.source.streams]
+    # The one that is done first takes a part of the other's last strip.
+    assert starts.count(0) == starts.count(MIB) == 1
+    assert set(starts) >= set(range(0, len(DATA), MIB))
+    assert len(starts) <= len(DATA) // MIB + 2
 
 
 def test_small_disk_is_read_by_one(disk):

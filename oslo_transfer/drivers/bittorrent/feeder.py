@@ -16,6 +16,7 @@ import threading
 import time
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer.drivers import base
 from oslo_transfer.drivers.bittorrent import choice as _choice
 from oslo_transfer.drivers import target
@@ -367,7 +368,7 @@ class _Reader:
         meta = self._feeder.torrent.meta
         offset = meta.piece_span(run.start)[0]
         last, length = meta.piece_span(run.stop - 1)
-        buffer = memoryview(bytearray(meta.piece_length))
+        buffer = buffers.aligned(meta.piece_length)
         self.index = run.start
         self.stream = self._source.stream(offset, last + length - offset)
         try:

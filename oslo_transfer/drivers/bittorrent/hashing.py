@@ -9,6 +9,7 @@ import dataclasses
 import os
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer.drivers.bittorrent import merkle
 from oslo_transfer.drivers.bittorrent import pieces
 
@@ -86,7 +87,7 @@ class Hasher:
         if self._free:
             return self._free.pop()
         self._spare -= 1
-        return memoryview(bytearray(self.stride))
+        return buffers.aligned(self.stride)
 
     def add(self, buffer: memoryview, count: int) -> None:
         """Hash so many bytes; the buffer is not the caller's any more.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer import oserrors
 from oslo_transfer import ranges
 
@@ -31,7 +32,7 @@ def check(
     if not held.total:
         return set(meta.zero_pieces())
     found = set()
-    buffer = memoryview(bytearray(meta.piece_length))
+    buffer = buffers.aligned(meta.piece_length)
     with oserrors.os_errors(f'reading {path}'):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from oslo_transfer import buffers
 from oslo_transfer.drivers.iscsi import blocks as _blocks
 from oslo_transfer.drivers.iscsi import failures
 from oslo_transfer.drivers.iscsi import holes
@@ -124,7 +125,7 @@ class Zeroing:
     def _is_zero(
         self, offset: int, length: int, waiter: waiting.Waiter
     ) -> bool:
-        buffer = memoryview(bytearray(min(length, len(_ZEROS))))
+        buffer = buffers.aligned(min(length, len(_ZEROS)))
         for start in range(offset, offset + length, len(buffer)):
             view = buffer[: offset + length - start]
             self._blocks.read(view, start, waiter)

@@ -13,6 +13,7 @@ from collections.abc import Generator
 import struct
 import typing
 
+from oslo_transfer import buffers
 from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
 from oslo_transfer import ranges
@@ -149,7 +150,7 @@ class Replies:
     def __init__(self, structured: bool, context: int | None) -> None:
         self._structured = structured
         self._context = context
-        self._scratch = memoryview(bytearray(_SCRATCH))
+        self._scratch = buffers.aligned(_SCRATCH)
         self._control = memoryview(b'')
         self._have = 0
         self._spare: list[memoryview] = []
@@ -191,7 +192,7 @@ class Replies:
             # A new one would cost more than what is copied by it.
             spare = self._spare.pop() if self._spare else None
             if spare is None or len(spare) != request.length:
-                spare = memoryview(bytearray(request.length))
+                spare = buffers.aligned(request.length)
             request.parked = spare
         return request.parked
 

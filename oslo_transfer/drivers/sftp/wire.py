@@ -22,6 +22,7 @@ import paramiko
 from paramiko import common
 from paramiko import packet
 
+from oslo_transfer import buffers
 from oslo_transfer import exceptions
 from oslo_transfer import sockets
 
@@ -59,7 +60,7 @@ class Wire:
         self._ctx = ctx
         self._where = where
         self._window = sockets.StallWindow(ctx.stall, where)
-        self._buffer = memoryview(bytearray(_BUFFER))
+        self._buffer = buffers.aligned(_BUFFER)
         self._start = 0
         self._end = 0
         self._banner_left: int | None = _MAX_BANNER
