@@ -27,7 +27,7 @@ class Geometry:
     :ivar preferred: a good size of one read, in bytes
     :ivar max_request: the most bytes that one stream may cover, or None
     :ivar first_streams: how many streams to begin with, where their bytes
-        may be joined
+        may be joined; no more than ``max_streams``
     :ivar max_streams: how many streams to read with at once; more bring
         nothing, or are refused. Two work on any source with RANDOM_READ.
     """

@@ -65,7 +65,8 @@ class ReadingConformance(harness.Harness):
         geometry = source.geometry
         self.assertGreaterEqual(geometry.align, 1)
         self.assertGreaterEqual(geometry.preferred, 1)
-        self.assertGreaterEqual(geometry.max_streams, 1)
+        self.assertGreaterEqual(geometry.first_streams, 1)
+        self.assertGreaterEqual(geometry.max_streams, geometry.first_streams)
         self.assertGreaterEqual(geometry.max_request or 1, 1)
         self.assertIsInstance(source.delimited, bool)
         self.assertTrue(source.origin)

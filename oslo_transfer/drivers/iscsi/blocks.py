@@ -21,9 +21,10 @@ from oslo_transfer.drivers.iscsi import unit as _unit
 from oslo_transfer.drivers.iscsi import waiting
 from oslo_transfer import exceptions
 
-# One command: what the kernel's initiator gives most targets, too.
+# One command, where the target takes as much: tgt needs twice the processor
+# time for two of half the size.
 _CHUNK = 1 << 20
-#: What one call moves at most: several commands keep a target busy.
+#: What one call moves at most.
 MOST = 2 * _CHUNK
 
 

@@ -62,23 +62,17 @@ class Reads:
 
         :raises TransferError: what the server says, or the connection
         """
-        if self.finished:
+        if self._position == self._end:
             return 0
         self._fill()
+        request = self._queue[0]
         view = view[: self._end - self._position]
-        return self._took(self._link.read_into(self._queue[0], view))
-
-    def _took(self, count: int) -> int:
+        count = self._link.read_into(request, view)
         self._position += count
         self._window = min(WINDOW, self._window + count)
-        if self._queue[0].taken == self._queue[0].length:
+        if request.taken == request.length:
             self._queue.popleft()
         return count
-
-    @property
-    def finished(self) -> bool:
-        """Whether all of the run was taken."""
-        return self._position == self._end
 
     def _adopt(self) -> None:
         """Take what was asked for already, or have it thrown away."""
