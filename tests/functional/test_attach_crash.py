@@ -36,19 +36,11 @@ from oslo_transfer.service import client
 from oslo_transfer.service import daemon
 from oslo_transfer.testing import harness
 from tests.functional import forkserver
-from tests import groups
 from tests.servers import dd_lab
 from tests.servers import relay
 from tests.servers import tgt
 
-pytestmark = [
-    *groups.marks(
-        'iscsi',
-        all(shutil.which(each) for each in ('tgtd', 'qemu-nbd', 'nbdfuse'))
-        and os.geteuid() == 0,
-    ),
-    pytest.mark.usefixtures('nothing_left'),
-]
+pytestmark = dd_lab.marks()
 
 MIB = 1 << 20
 SIZE = 6 * MIB

@@ -9,10 +9,23 @@ import pathlib
 import shutil
 import tempfile
 
+import pytest
+
 from oslo_transfer import call as _call
 from oslo_transfer import cleanup
 from oslo_transfer.drivers import base
 from oslo_transfer.testing import filling_suite
+from tests import groups
+
+
+def marks():
+    """What marks tests of attachments in user space."""
+    programs = ('tgtd', 'qemu-nbd', 'nbdfuse')
+    here = all(map(shutil.which, programs)) and os.geteuid() == 0
+    return [
+        *groups.marks('iscsi', here),
+        pytest.mark.usefixtures('nothing_left'),
+    ]
 
 
 def attachment(path, *, form='path', source='', size=None, details=None):
