@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which blocks of an object are in its data file, and their checksums.
+
+The file is a header and one entry of eight bytes for each block::
+
+    magic (8 bytes) | CRC-32 of the rest (4) | block size (4) | size (8)
+    | identity (32)                                     padded to 4096
+    CRC-32 of the block (4) | tag (4)                   for each block
+
+all little-endian. The tag is of the block's number, its checksum and the
+identity, so that an entry which is torn, flipped, or was written for another
+block or object is as good as none; zeros are none. A file whose header is
+not the one expected is refused as a whole.
+
+What is added counts on disk only after :meth:`BlockMap.save`. Whoever calls
+it has made the data durable before: so the map is never ahead of it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+
+from oslo_transfer.drivers import localfs
+from oslo_transfer import oserrors
+
+_MAGIC = b'OSLOXFM1'
+_HEAD = struct.Struct('<8sI')
+_BODY = struct.Struct('<IQ32s')
+_ENTRY = struct.Struct('<II')
+_NUMBERED = struct.Struct('<QI')
+_START = 4096
+# Entries are written by pages of the disk.
+_PAGE = 4096
+
+
+class BlockMap:
+    """The map of one data file. Not thread-safe.
+
+    :param path: the file; made anew if it is not there, or of no use
+    :param size: of the object in bytes
+    :param block_bytes: size of a block; the last one may be shorter
+    :param identity: 32 bytes that tell one version of an object from others
+    :raises TransferError: it cannot be read or written
+    """
+
+    def __init__(
+        self, path: str, size: int, block_bytes: int, identity: bytes
+    ) -> None:
+        self._path = path
+        #: How many blocks the object has.
+        self.count = -(-size // block_bytes)
+        body = _BODY.pack(block_bytes, size, identity)
+        self._header = _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
+        self._seed = zlib.crc32(identity)
+        self._entries = bytearray(_ENTRY.size * self.count)
+        self._dirty: set[int] = set()
+        #: How many blocks are there.
+        self.present = 0
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with oserrors.os_errors(f'opening {path}'):
+            self._fd = os.open(path, flags, 0o600)
+        try:
+            #: Whether there was one of this version already.
+            self.found = self._load()
+            if not self.found:
+                self._make()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self) -> bool:
+        with oserrors.os_errors(f'reading {self._path}'):
+            header = os.pread(self._fd, len(self._header), 0)
+            if header != self._header:
+                return False
+            done = 0
+            view = memoryview(self._entries)
+            while done < len(view):
+                count = os.preadv(self._fd, [view[done:]], _START + done)
+                if not count:
+                    break  # Cut short: those behind are not there.
+                done += count
+        # What is of no use shows when it is looked at.
+        self.present = self.count - memoryview(self._entries).cast(
+            'Q'
+        ).tolist().count(0)
+        return True
+
+    def _make(self) -> None:
+        """Begin with nothing; durably, before anything is added."""
+        with oserrors.os_errors(f'writing {self._path}'):
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, _START + len(self._entries))
+            self._write(memoryview(self._header), 0)
+            os.fsync(self._fd)
+            localfs.sync_directory(os.path.dirname(self._path) or '.')
+
+    def _tag(self, index: int, checksum: int) -> int:
+        # Never 0.
+        return zlib.crc32(_NUMBERED.pack(index, checksum), self._seed) | 1
+
+    def checksum(self, index: int) -> int | None:
+        """CRC-32 of a block; None if it is not there."""
+        checksum, tag = _ENTRY.unpack_from(self._entries, index * _ENTRY.size)
+        if not tag:
+            return None
+        if tag != self._tag(index, checksum):
+            self.drop(index)
+            return None
+        return int(checksum)
+
+    def _is_set(self, index: int) -> bool:
+        return bool(_ENTRY.unpack_from(self._entries, index * _ENTRY.size)[1])
+
+    def add(self, index: int, checksum: int) -> None:
+        """A block is there."""
+        self.present += not self._is_set(index)
+        self._put(index, checksum, self._tag(index, checksum))
+
+    def drop(self, index: int) -> None:
+        """A block is not there any more."""
+        self.present -= self._is_set(index)
+        self._put(index, 0, 0)
+
+    def _put(self, index: int, checksum: int, tag: int) -> None:
+        at = index * _ENTRY.size
+        _ENTRY.pack_into(self._entries, at, checksum, tag)
+        self._dirty.add(at // _PAGE)
+
+    def changes(self) -> list[tuple[int, bytes]]:
+        """What :meth:`save` has to write: nothing else is touched by it.
+
+        To be called by whoever keeps others away; saving may then go on
+        beside them.
+        """
+        dirty, self._dirty = sorted(self._dirty), set()
+        return [
+            (
+                page * _PAGE,
+                bytes(self._entries[page * _PAGE : (page + 1) * _PAGE]),
+            )
+            for page in dirty
+        ]
+
+    def save(self, changes: list[tuple[int, bytes]]) -> None:
+        """Make changes durable; blocks for as long as the disk takes.
+
+        :raises StorageError: they are not, and the map is of no use
+        """
+        if not changes:
+            return
+        with oserrors.os_errors(f'writing {self._path}'):
+            for at, entries in changes:
+                self._write(memoryview(entries), _START + at)
+            os.fdatasync(self._fd)
+
+    def _write(self, view: memoryview, offset: int) -> None:
+        localfs.pwrite_all(self._fd, view, offset, self._path)
+
+    def close(self) -> None:
+        """Close the file; what was not saved is lost."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            oserrors.close(fd)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is read from the cache is what was put, or nothing."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import shutil
+import tempfile
+import zlib
+
+import hypothesis
+from hypothesis import stateful
+from hypothesis import strategies as st
+import pytest
+
+from oslo_transfer.cache import blockmap
+from oslo_transfer.cache import blocks as _blocks
+
+BLOCK = 4096
+SIZE = 9 * BLOCK + 17
+IDENTITY = bytes(range(32))
+
+
+def content(seed, index):
+    length = min(BLOCK, SIZE - index * BLOCK)
+    if seed == 0:
+        return bytes(length)
+    return random.Random((seed << 8) + index).randbytes(length)
+
+
+def open_image(path, identity=IDENTITY):
+    return _blocks.Blocks(str(path), SIZE, BLOCK, identity)
+
+
+def length(index):
+    return min(BLOCK, SIZE - index * BLOCK)
+
+
+def read(image, index):
+    buffer = bytearray(length(index))
+    count = image.read(memoryview(buffer), index * BLOCK)
+    assert count in (0, len(buffer))
+    return bytes(buffer) if count else None
+
+
+class Cache(stateful.RuleBasedStateMachine):
+    """Put, flush, evict, die, rot: never another byte than was put."""
+
+    blocks = st.integers(0, SIZE // BLOCK)
+
+    def __init__(self):
+        super().__init__()
+        self.directory = tempfile.mkdtemp()
+        self.path = pathlib.Path(self.directory, 'object')
+        self.image = open_image(self.path)
+        self.put_ones = {}
+        self.durable = set()
+
+    def teardown(self):
+        self.image.close()
+        shutil.rmtree(self.directory)
+
+    @stateful.rule(index=blocks, seed=st.integers(0, 3))
+    def put(self, index, seed):
+        if index in self.put_ones:
+            return
+        self.image.put(index, memoryview(content(seed, index)))
+        self.put_ones[index] = content(seed, index)
+
+    @stateful.rule(index=blocks)
+    def read(self, index):
+        assert read(self.image, index) == self.put_ones.get(index)
+
+    @stateful.rule()
+    def flush(self):
+        self.image.flush()
+        self.durable = set(self.put_ones)
+
+    @stateful.rule(some=st.sets(blocks))
+    def evict(self, some):
+        held = some & self.put_ones.keys()
+        # What was found damaged before dying is found again.
+        assert self.image.evict(some) >= len(held)
+        for index in held:
+            del self.put_ones[index]
+        self.durable -= held
+
+    @stateful.rule()
+    def die(self):
+        """What was not flushed may be missing; the rest is there."""
+        self.image.close()
+        self.image = open_image(self.path)
+        for index in [*self.put_ones]:
+            found = read(self.image, index)
+            if index in self.durable or found is not None:
+                assert found == self.put_ones[index]
+                self.durable.add(index)
+            else:
+                del self.put_ones[index]
+
+    @stateful.precondition(lambda self: self.durable)
+    @stateful.rule(data=st.data())
+    def rot(self, data):
+        """A bit flips on the disk while nobody has the file open."""
+        self.die()
+        if not self.durable:
+            return
+        index = data.draw(st.sampled_from(sorted(self.durable)))
+        self.flip(
+            'data',
+            index * BLOCK + data.draw(st.integers(0, length(index) - 1)),
+            data,
+        )
+        assert read(self.image, index) is None
+        assert self.image.damaged == 1
+        del self.put_ones[index]
+        self.durable.discard(index)
+
+    @stateful.rule(data=st.data())
+    def rot_of_map(self, data):
+        """A bit of the map flips: blocks may be missing, none is wrong."""
+        self.die()
+        last = (self.path / 'map').stat().st_size - 1
+        self.flip('map', data.draw(st.integers(0, last)), data)
+        for index in [*self.put_ones]:
+            found = read(self.image, index)
+            if found is None:
+                del self.put_ones[index]
+                self.durable.discard(index)
+            else:
+                assert found == self.put_ones[index]
+
+    def flip(self, name, place, data):
+        self.image.close()
+        with open(self.path / name, 'r+b') as file:
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 1 << data.draw(st.integers(0, 7))]))
+        self.image = open_image(self.path)
+
+
+TestCache = Cache.TestCase
+TestCache.settings = hypothesis.settings(
+    max_examples=40, stateful_step_count=30, deadline=None
+)
+
+
+def test_another_version_begins_with_nothing(tmp_path):
+    image = open_image(tmp_path / 'object')
+    image.put(0, memoryview(content(1, 0)))
+    image.flush()
+    image.close()
+    image = open_image(tmp_path / 'object', bytes(32))
+    assert not any(image.has(index) for index in range(image.count))
+    image.close()
+    # Neither does going back bring anything back.
+    image = open_image(tmp_path / 'object')
+    assert not image.has(0)
+    image.close()
+
+
+def test_holes_take_no_space(tmp_path):
+    image = open_image(tmp_path / 'object')
+    image.put(1, memoryview(bytes(BLOCK)))
+    assert read(image, 1) == bytes(BLOCK)
+    assert os.stat(tmp_path / 'object' / 'data').st_blocks == 0
+    image.close()
+
+
+def test_evicting_leaves_what_is_pinned(tmp_path):
+    image = open_image(tmp_path / 'object')
+    image.put(1, memoryview(content(1, 1)))
+    with image.pinned(BLOCK, BLOCK) as there:
+        assert there == BLOCK
+        assert image.evict([1]) == 0
+        assert os.pread(image.fd, BLOCK, BLOCK) == content(1, 1)
+    assert image.evict([1]) == 1
+    assert os.stat(tmp_path / 'object' / 'data').st_blocks == 0
+    image.close()
+
+
+@pytest.mark.parametrize('cut', [0, 1, 44, 4095, 4096, 4097, 4096 + 79])
+def test_map_that_was_cut_short(tmp_path, cut):
+    """Blocks may be missing; what is there is right."""
+    image = open_image(tmp_path / 'object')
+    for index in range(image.count):
+        image.put(index, memoryview(content(1, index)))
+    image.flush()
+    image.close()
+    os.truncate(tmp_path / 'object' / 'map', cut)
+    image = open_image(tmp_path / 'object')
+    for index in range(image.count):
+        assert read(image, index) in (None, content(1, index))
+    image.close()
+
+
+def test_entry_of_another_block_is_none(tmp_path):
+    path = str(tmp_path / 'map')
+    found = blockmap.BlockMap(path, SIZE, BLOCK, IDENTITY)
+    found.add(1, zlib.crc32(b'1'))
+    found.save(found.changes())
+    found.close()
+    with open(path, 'r+b') as file:
+        file.seek(4096 + 8)
+        entry = file.read(8)
+        file.seek(4096 + 16)
+        file.write(entry)
+    found = blockmap.BlockMap(path, SIZE, BLOCK, IDENTITY)
+    assert found.checksum(1) == zlib.crc32(b'1')
+    assert found.checksum(2) is None
+    found.close()
