@@ -289,7 +289,7 @@ class AttachRole(role.Role):
             writing=record.writing,
         )
         try:
-            self._live.open_up(record.id)
+            self._live.open_up(record.id, qemunbd.SOCKET)
         except BaseException:
             server.close()
             raise

@@ -30,6 +30,8 @@ if typing.TYPE_CHECKING:
 
 SOCKET = 'nbd.sock'
 _PID_FILE = 'pid'
+#: What a server leaves in its directory.
+FILES = (SOCKET, _PID_FILE)
 _PAUSE = 0.01
 # Bytes of a socket's name with the zero at its end; unix(7).
 _MAX_NAME = 108
@@ -250,7 +252,7 @@ def remove(directory: str) -> None:
     """
     # Nothing else, for a damaged record may name anything.
     with oserrors.os_errors(f'removing {directory}'):
-        for name in (SOCKET, _PID_FILE):
+        for name in FILES:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(os.path.join(directory, name))
         with contextlib.suppress(FileNotFoundError):
