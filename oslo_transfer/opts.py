@@ -10,6 +10,7 @@ import os
 from oslo_config import cfg
 from oslo_config import types
 
+from oslo_transfer.cache import opts as cache_opts
 from oslo_transfer.drivers.bittorrent import opts as bittorrent_opts
 from oslo_transfer.drivers import dd_opts
 from oslo_transfer.drivers.ftp import opts as ftp_opts
@@ -372,6 +373,7 @@ DATACENTER_SAMPLE = f'{DATACENTER_GROUP}example'
 _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     (GROUP, CORE_OPTIONS),
     ('oslo_transfer_bittorrent', bittorrent_opts.OPTIONS),
+    (cache_opts.GROUP, cache_opts.OPTIONS),
     (dd_opts.GROUP, dd_opts.OPTIONS),
     ('oslo_transfer_ftp', ftp_opts.OPTIONS),
     ('oslo_transfer_http', http_opts.OPTIONS),
