@@ -12,17 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import functools
 import os
 import threading
+import weakref
 import zlib
 
 from oslo_transfer.cache import blockmap
+from oslo_transfer.cache import claimer
 from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
 _DATA, _MAP = 'data', 'map'
 _ZEROS = bytes(1 << 20)
+# What is known of a block that was compared.
+_RIGHT, _ZERO = 1, 2
 
 
 class Blocks:
@@ -40,7 +45,8 @@ class Blocks:
     ) -> None:
         self.size = size
         self.block_bytes = block_bytes
-        self._path = os.path.join(directory, _DATA)
+        #: The data file: the object's layout, with holes.
+        self.path = os.path.join(directory, _DATA)
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         with oserrors.os_errors(f'making {directory}'):
@@ -51,21 +57,24 @@ class Blocks:
         self.count = self._map.count
         # Put, and not known to be durable yet: number and checksum.
         self._fresh: dict[int, int] = {}
-        # One byte each: whether it was compared since it was opened.
+        # One byte each: whether it was compared since it was opened, and
+        # whether it is of zeros; and, for groups, whether it was used.
         self._checked = bytearray(self.count)
+        self._touched = bytearray(-(-self.count // claimer.GROUP))
+        self._claimers: weakref.WeakSet[claimer.Claimer] = weakref.WeakSet()
         self._pins: dict[int, int] = {}
         #: Blocks that were found to be other than they were put.
         self.damaged = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with oserrors.os_errors(f'opening {self._path}'):
+            with oserrors.os_errors(f'opening {self.path}'):
                 #: For sendfile(2) of blocks that are pinned.
-                self.fd = os.open(self._path, flags, 0o600)
+                self.fd = os.open(self.path, flags, 0o600)
         except BaseException:
             self._map.close()
             raise
         try:
-            with oserrors.os_errors(f'writing {self._path}'):
+            with oserrors.os_errors(f'writing {self.path}'):
                 if not self._map.found:
                     os.ftruncate(self.fd, 0)
                 os.ftruncate(self.fd, size)
@@ -86,27 +95,26 @@ class Blocks:
         blocks = range(first, first + len(parts))
         assert first * size + len(data) == min(blocks.stop * size, self.size)
         checksums = [zlib.crc32(part) for part in parts]
+        kinds = bytes(_ZERO if _is_zero(part) else _RIGHT for part in parts)
         # Evicting must not punch what is just being written.
         self._pin(blocks)
         try:
-            self._store(first, parts, data)
+            self._store(first, kinds, data)
             with self._lock:
                 self._fresh.update(zip(blocks, checksums))
-                self._checked[first : blocks.stop] = b'\1' * len(parts)
+                self._checked[first : blocks.stop] = kinds
         finally:
             self._unpin(blocks)
 
-    def _store(
-        self, first: int, parts: list[memoryview], data: memoryview
-    ) -> None:
+    def _store(self, first: int, kinds: bytes, data: memoryview) -> None:
         """Write runs of blocks that are not zero."""
         start = 0
-        for number, part in enumerate(parts):
-            if _is_zero(part):
+        for number, kind in enumerate(kinds):
+            if kind == _ZERO:
                 self._write(first, start, number, data)
                 self._punch(first + number)
                 start = number + 1
-        self._write(first, start, len(parts), data)
+        self._write(first, start, len(kinds), data)
 
     def _write(
         self, first: int, start: int, end: int, data: memoryview
@@ -116,7 +124,7 @@ class Blocks:
             self.fd,
             data[start * size : end * size],
             (first + start) * size,
-            self._path,
+            self.path,
         )
 
     def has(self, index: int) -> bool:
@@ -167,37 +175,75 @@ class Blocks:
             checksum = self._known(index)
         if checksum is None:
             return False
-        block = bytearray(
-            min(self.block_bytes, self.size - index * self.block_bytes)
-        )
+        block = bytearray(self._length(index))
         count = 0
         with contextlib.suppress(OSError):
             count = os.preadv(self.fd, [block], index * self.block_bytes)
         if count == len(block) and zlib.crc32(block) == checksum:
-            self._checked[index] = 1
-            return True
+            kind = _ZERO if _is_zero(block) else _RIGHT
+        else:
+            kind = 0
         with self._lock:
-            # It may have been put again meanwhile.
-            if not self._checked[index]:
-                self.damaged += self._known(index) is not None
-                self._forget(index)
-        return bool(self._checked[index])
+            # It may have been put again, or evicted, meanwhile.
+            if not self._checked[index] and self._known(index) == checksum:
+                self._checked[index] = kind
+                if not kind:
+                    self.damaged += 1
+                    self._forget(index)
+            return bool(self._checked[index])
+
+    def _length(self, index: int) -> int:
+        return min(self.block_bytes, self.size - index * self.block_bytes)
 
     def read(self, view: memoryview, offset: int) -> int:
         """Fill a buffer as far as blocks are there; returns how far."""
         with self.pinned(offset, len(view)) as count:
             done = 0
-            with oserrors.os_errors(f'reading {self._path}'):
+            with oserrors.os_errors(f'reading {self.path}'):
                 while done < count:
                     step = os.preadv(
                         self.fd, [view[done:count]], offset + done
                     )
                     if not step:
                         raise exceptions.StorageError(
-                            f'{self._path} was cut short'
+                            f'{self.path} was cut short'
                         )
                     done += step
             return count
+
+    def claimer(self) -> claimer.Claimer:
+        """One who claims blocks for sendfile(2) without a lock."""
+        made = claimer.Claimer(self._checked, self._touched, self.block_bytes)
+        with self._lock:
+            self._claimers.add(made)
+        return made
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
+        """Runs of a range in order: how long, and whether it is of zeros.
+
+        What is not here is told as data. Blocks for a read of the disk
+        where a block of zeros was not compared yet.
+        """
+        size = self.block_bytes
+        at, end = offset, offset + length
+        start, was = at, False
+        while at < end:
+            zero = self._is_of_zeros(at // size)
+            if zero != was:
+                if at > start:
+                    yield at - start, was
+                start, was = at, zero
+            at = (at // size + 1) * size
+        if end > start:
+            yield end - start, was
+
+    def _is_of_zeros(self, index: int) -> bool:
+        if not self._checked[index]:
+            with self._lock:
+                checksum = self._known(index)
+            if checksum == _checksum_of_zeros(self._length(index)):
+                self._is_right(index)
+        return self._checked[index] == _ZERO
 
     def evict(self, blocks: Iterable[int]) -> int:
         """Let go of blocks that nobody uses; returns how many.
@@ -207,14 +253,7 @@ class Blocks:
         """
         with self._flushing:
             with self._lock:
-                gone = [
-                    index
-                    for index in blocks
-                    if index not in self._pins
-                    and self._known(index) is not None
-                ]
-                for index in gone:
-                    self._forget(index)
+                gone = self._take_back(blocks)
                 changes = self._map.changes()
             self._map.save(changes)
             for index in gone:
@@ -224,6 +263,30 @@ class Blocks:
                         self._punch(index)
         return len(gone)
 
+    def _take_back(self, blocks: Iterable[int]) -> list[int]:
+        """Forget those of some blocks that nobody uses."""
+        there = [
+            (index, self._checked[index])
+            for index in blocks
+            if index not in self._pins and self._known(index) is not None
+        ]
+        # Who claims after this finds nothing; who did before is seen.
+        for index, _kind in there:
+            self._checked[index] = 0
+        claimed: set[int] = set()
+        for each in self._claimers:
+            held = each.held
+            if held is not None:
+                claimed.update(range(*held))
+        gone = []
+        for index, kind in there:
+            if index in claimed:
+                self._checked[index] = kind
+            else:
+                self._forget(index)
+                gone.append(index)
+        return gone
+
     def _forget(self, index: int) -> None:
         self._fresh.pop(index, None)
         self._map.drop(index)
@@ -231,10 +294,10 @@ class Blocks:
 
     def _punch(self, index: int) -> None:
         offset = index * self.block_bytes
-        length = min(self.block_bytes, self.size - offset)
+        length = self._length(index)
         if not localfs.punch_hole(self.fd, offset, length):
             localfs.pwrite_all(
-                self.fd, memoryview(_ZEROS)[:length], offset, self._path
+                self.fd, memoryview(_ZEROS)[:length], offset, self.path
             )
 
     def flush(self) -> int:
@@ -248,7 +311,7 @@ class Blocks:
             with self._lock:
                 batch = dict(self._fresh)
             try:
-                with oserrors.os_errors(f'flushing {self._path}'):
+                with oserrors.os_errors(f'flushing {self.path}'):
                     os.fdatasync(self.fd)
             except exceptions.TransferError:
                 # What is lost is known only now, and only once.
@@ -273,8 +336,14 @@ class Blocks:
         self._map.close()
 
 
-def _is_zero(block: memoryview) -> bool:
+@functools.cache
+def _checksum_of_zeros(length: int) -> int:
+    return zlib.crc32(bytes(length))
+
+
+def _is_zero(block: memoryview | bytearray) -> bool:
     # A memcmp without a copy, which ends at the first byte that is not 0.
+    block = memoryview(block)
     return all(
         _ZEROS.startswith(block[at : at + len(_ZEROS)])
         for at in range(0, len(block), len(_ZEROS))

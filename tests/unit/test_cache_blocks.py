@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pathlib
 import random
 import shutil
+import sys
 import tempfile
+import threading
+import time
 import zlib
 
 import hypothesis
@@ -179,6 +183,90 @@ def test_evicting_leaves_what_is_pinned(tmp_path):
         assert os.pread(image.fd, BLOCK, BLOCK) == content(1, 1)
     assert image.evict([1]) == 1
     assert os.stat(tmp_path / 'object' / 'data').st_blocks == 0
+    image.close()
+
+
+def test_evicting_leaves_what_is_claimed(tmp_path):
+    image = open_image(tmp_path / 'object')
+    for index in (1, 2):
+        image.put(index, memoryview(content(1, index)))
+    mine = image.claimer()
+    assert mine.claim(BLOCK + 7, BLOCK) == BLOCK
+    assert image.evict([1, 2]) == 0
+    assert os.pread(image.fd, 2 * BLOCK, BLOCK) == content(1, 1) + content(
+        1, 2
+    )
+    # What is behind a gap is not claimed.
+    assert mine.claim(2 * BLOCK, 3 * BLOCK) == BLOCK
+    assert mine.claim(0, 2 * BLOCK) == 0
+    mine.release()
+    assert image.evict([1, 2]) == 2
+    assert mine.claim(BLOCK, BLOCK) == 0
+    image.close()
+
+
+def test_claimed_blocks_stay_while_others_evict(tmp_path):
+    """Whoever wins a race: what is claimed is what was put."""
+    image = open_image(tmp_path / 'object')
+    done = threading.Event()
+    wrong = []
+    claimed = collections.Counter()
+
+    def claim(seed):
+        rng = random.Random(seed)
+        mine = image.claimer()
+        while not done.is_set():
+            first = rng.randrange(image.count)
+            wanted = rng.randrange(1, 4) * BLOCK
+            offset = first * BLOCK
+            count = mine.claim(offset, min(wanted, SIZE - offset))
+            if count:
+                claimed[seed] += 1
+                # Holding still while another evicts is the point of it.
+                if os.pread(image.fd, count, offset) != whole[offset:][:count]:
+                    wrong.append(first)
+
+    def evict(seed):
+        rng = random.Random(seed)
+        while not done.is_set():
+            image.evict(rng.sample(range(image.count), 3))
+
+    whole = b''.join(content(1, index) for index in range(image.count))
+    threads = [
+        threading.Thread(target=work, args=(seed,))
+        for seed, work in enumerate([claim, claim, claim, evict, evict])
+    ]
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 1
+        while time.monotonic() < end and not wrong:
+            for index in range(image.count):
+                image.put(index, memoryview(content(1, index)))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(switching)
+    assert not wrong
+    assert min(claimed[seed] for seed in range(3)) > 10
+    image.close()
+
+
+def test_extents_tell_zeros(tmp_path):
+    image = open_image(tmp_path / 'object')
+    for index in (1, 3, 4, 9):
+        image.put(index, memoryview(content(index == 1, index)))
+    expected = [(3 * BLOCK - 5, False), (2 * BLOCK, True)]
+    expected += [(4 * BLOCK, False), (17, True)]
+    assert [*image.extents(5, SIZE - 5)] == expected
+    assert [*image.extents(4 * BLOCK + 1, 7)] == [(7, True)]
+    image.flush()
+    image.close()
+    image = open_image(tmp_path / 'object')
+    assert [*image.extents(5, SIZE - 5)] == expected
     image.close()
 
 
