@@ -142,9 +142,58 @@ class Client:
         :raises DetachError: it is in use
         :raises TransferError: it does not work
         """
-        if not (identifier.isascii() and identifier.isalnum()):
-            raise exceptions.InvalidEndpoint('this is no attachment')
-        self.ask('DELETE', f'/v1/attachments/{identifier}')
+        self.ask('DELETE', f'/v1/attachments/{_checked(identifier)}')
+
+    def cached(self) -> list[dict[str, typing.Any]]:
+        """What the service exports from its cache."""
+        found = self.ask('GET', '/v1/cached').get('cached')
+        if not isinstance(found, list):
+            raise _nonsense()
+        return found
+
+    def add_cached(
+        self, fields: typing.Mapping[str, typing.Any]
+    ) -> tuple[str, str, int]:
+        """Have an image served from the cache for as long as it is wanted.
+
+        :param fields: see :class:`~oslo_transfer.service.cached.Record`
+        :returns: the form of attachment, its path, and the size in bytes
+        :raises ServiceNotRunning: there is no service
+        :raises CapabilityMissing: it does not have the role
+        :raises TransferError: it does not work
+        """
+        found = self.ask('POST', '/v1/cached', fields)
+        form, path, size = (
+            found.get(name) for name in ('form', 'path', 'size')
+        )
+        if not (
+            isinstance(form, str)
+            and isinstance(path, str)
+            and isinstance(size, int)
+        ):
+            raise _nonsense()
+        return form, path, size
+
+    def remove_cached(self, identifier: str) -> None:
+        """Have an image served no more; what is kept of it stays a while.
+
+        :raises NotFound: there is none of that name
+        :raises DetachError: somebody reads it
+        :raises TransferError: it does not work
+        """
+        self.ask('DELETE', f'/v1/cached/{_checked(identifier)}')
+
+    def trace(self, identifier: str) -> bytes:
+        """What was read of an image first, as an iolog of fio(1).
+
+        :param identifier: of the attachment, or of the export
+        :raises NotFound: there is none of that name
+        """
+        found = self.ask('GET', f'/v1/traces/{_checked(identifier)}')
+        text = found.get('iolog')
+        if not isinstance(text, str):
+            raise _nonsense()
+        return text.encode()
 
     def ask(
         self,
@@ -235,6 +284,12 @@ def _parse(answer: bytes) -> tuple[int, dict[str, typing.Any]]:
     if not isinstance(fields, dict):
         raise _nonsense()
     return response.status, fields
+
+
+def _checked(identifier: str) -> str:
+    if not (identifier.isascii() and identifier.isalnum()):
+        raise exceptions.InvalidEndpoint('this is no attachment')
+    return identifier
 
 
 def _nonsense() -> exceptions.ProtocolError:

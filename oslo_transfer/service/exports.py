@@ -54,6 +54,8 @@ class Records(abc.ABC, typing.Generic[_R]):
 
     #: Of the records; others are refused.
     version: typing.ClassVar[int]
+    #: Of the directories. Nobody can list them, and the files have their own.
+    mode: typing.ClassVar[int] = 0o700
     #: Files that :meth:`remove` finds in a directory besides its own.
     files: typing.ClassVar[tuple[str, ...]]
 
@@ -62,8 +64,8 @@ class Records(abc.ABC, typing.Generic[_R]):
         self._gid = gid
         with oserrors.os_errors(f'making {directory}'):
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            if gid is not None:
-                # The group gets through to the sockets, whatever the umask.
+            # Others get through to the sockets, whatever the umask.
+            if gid is not None or self.mode != 0o700:
                 os.chmod(directory, 0o711)  # noqa: S103 (no listing)
         self._lock = listening.Lock(os.path.join(directory, 'lock'), directory)
 
@@ -152,6 +154,7 @@ class Records(abc.ABC, typing.Generic[_R]):
             os.mkdir(path, 0o700)
         try:
             with oserrors.os_errors(f'writing to {path}'):
+                os.chmod(path, self.mode)
                 if self._gid is not None:
                     os.chown(path, -1, self._gid)
                     os.chmod(path, 0o710)  # noqa: S103 (no listing)

@@ -27,6 +27,7 @@ from oslo_transfer import exceptions
 from oslo_transfer import opts
 from oslo_transfer import oserrors
 from oslo_transfer.service import client
+from oslo_transfer.service import holding
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
@@ -39,8 +40,6 @@ _DIRECTORY = 'directory'
 #: Seconds in which a client that has just closed is seen to be gone.
 _SETTLE = 1.0
 _TICK = 0.02
-# Seconds in which the service can say that it holds nothing of ours.
-_LAST_WORD = 1.0
 # The servers of this process and what they serve, by directory.
 _servers: dict[str, tuple[qemunbd.Server, _lun.Lun]] = {}
 _lock = threading.Lock()
@@ -185,7 +184,8 @@ def detach(
     """
     identifier = attachment.details.get(_SERVICE)
     if identifier is not None:
-        _tell_service(str(identifier), ctx)
+        remove = client.Client.remove_attachment
+        holding.let_go(str(identifier), ctx, remove)
     directory = attachment.details.get(_DIRECTORY)
     if directory is not None:
         _end(str(directory))
@@ -255,55 +255,15 @@ def _end_foreign(directory: str) -> None:
 def _ask_service(
     identifier: str, lun: _lun.Lun, ctx: _context.Context
 ) -> tuple[str, int]:
-    service = client.Client(ctx.conf, ctx)
-    try:
-        return service.add_attachment(
+    return holding.hold(
+        identifier,
+        lun.where,
+        ctx,
+        lambda service: service.add_attachment(
             identifier, as_json(lun), lun.password, writing=ctx.writing
-        )
-    except (exceptions.ServiceNotRunning, exceptions.CapabilityMissing) as exc:
-        raise exceptions.AttachError(
-            f'{lun.where}: without the initiator of the kernel an attachment '
-            f'that lasts is held by the service of this host: start '
-            f'"oslo-transfer serve --role attach", or set '
-            f'[oslo_transfer_iscsi] engine to os_brick ({exc})'
-        ) from exc
-    except BaseException as exc:
-        _give_up(identifier, lun, ctx, exc)
-        raise
-
-
-def _give_up(
-    identifier: str, lun: _lun.Lun, ctx: _context.Context, why: BaseException
-) -> None:
-    """See that the service has it no more: it may only not have answered.
-
-    :raises AttachError: that cannot be told
-    """
-    limits = ctx.replace(
-        deadline=time.monotonic() + _LAST_WORD,
-        cancel=None,
-        stop=threading.Event(),
+        ),
+        client.Client.remove_attachment,
+        'without the initiator of the kernel an attachment that lasts is '
+        'held by the service of this host: start "oslo-transfer serve --role '
+        'attach", or set [oslo_transfer_iscsi] engine to os_brick',
     )
-    try:
-        client.Client(ctx.conf, limits).remove_attachment(identifier)
-    except exceptions.NotFound:
-        pass
-    except exceptions.TransferError as exc:
-        raise exceptions.AttachError(
-            f'{lun.where}: {why}; and the service of this host may hold it '
-            f'nevertheless ({exc})',
-            (f'attachment {identifier} of the service',),
-        ) from why
-
-
-def _tell_service(identifier: str, ctx: _context.Context) -> None:
-    try:
-        client.Client(ctx.conf, ctx).remove_attachment(identifier)
-    except exceptions.NotFound:
-        pass
-    except exceptions.TransferError as exc:
-        # Its own errors come without what is left.
-        raise exceptions.DetachError(
-            f'the service of this host has not taken it away: {exc}',
-            (f'attachment {identifier} of the service',),
-        ) from exc
