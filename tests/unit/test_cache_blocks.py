@@ -205,6 +205,60 @@ def test_evicting_leaves_what_is_claimed(tmp_path):
     image.close()
 
 
+class Look:
+    """Stands for the bytes that tell what is there; others get between."""
+
+    def __init__(self, checked, before, after):
+        self._checked, self._before, self._after = checked, before, after
+
+    def find(self, *args):
+        self._before()
+        found = self._checked.find(*args)
+        self._after()
+        return found
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_evicting_in_the_midst_of_a_claim(tmp_path, before):
+    """Just before a claim looks, and just after: it gets what it claims."""
+    image = open_image(tmp_path / 'object')
+    image.put(1, memoryview(content(1, 1)))
+    mine = image.claimer()
+
+    def act():
+        image.evict([1])
+
+    def rest():
+        pass
+
+    mine._checked = Look(
+        mine._checked, *((act, rest) if before else (rest, act))
+    )
+    assert mine.claim(BLOCK, BLOCK) == BLOCK
+    assert os.pread(image.fd, BLOCK, BLOCK) == content(1, 1)
+    image.close()
+
+
+def test_claiming_in_the_midst_of_evicting(tmp_path):
+    """Just before evicting looks for claims: it is one, or gets nothing."""
+    image = open_image(tmp_path / 'object')
+    image.put(1, memoryview(content(1, 1)))
+    mine = image.claimer()
+    got = []
+
+    class Late:
+        @property
+        def held(self):
+            got.append(mine.claim(BLOCK, BLOCK))
+            mine.release()
+
+    late = Late()
+    image._claimers.add(late)
+    assert image.evict([1]) == 1
+    assert got == [0]
+    image.close()
+
+
 def test_claimed_blocks_stay_while_others_evict(tmp_path):
     """Whoever wins a race: what is claimed is what was put."""
     image = open_image(tmp_path / 'object')
