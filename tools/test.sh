@@ -18,9 +18,10 @@ readonly VENV=$PWD/.venv-test
 readonly POLICY=/usr/sbin/policy-rc.d
 # The groups of functional tests. Group NAME has its packages in the profile
 # functional-NAME of bindep.txt.
-readonly GROUPS_ALL=(bittorrent file ftp guest http iscsi nbd sftp)
+readonly GROUPS_ALL=(bittorrent cache file ftp guest http iscsi nbd sftp)
 declare -rA GROUP_COMMANDS=(
     [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
+    [cache]='fio nbdcopy nbdkit nginx qemu-img qemu-io'
     [file]='busybox fusermount3 losetup mkfs.btrfs mkfs.ext4 mkfs.xfs nbdfuse
         nbdkit qemu-img strace'
     [ftp]='vsftpd'
