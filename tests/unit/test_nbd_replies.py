@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import pytest
 
 from oslo_transfer.drivers.nbd import replies
-from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_wire as wire
 
 READ = wire.Command.READ
 DATA = bytes(range(256)) * 16

@@ -12,7 +12,7 @@ import sys
 import threading
 
 from oslo_transfer.drivers import base
-from oslo_transfer.drivers.nbd import wire
+from oslo_transfer import nbd_wire as wire
 
 #: The most that one request asks about.
 MOST = 1 << 30

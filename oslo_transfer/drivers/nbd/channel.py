@@ -10,10 +10,10 @@ import time
 
 from oslo_transfer import context as _context
 from oslo_transfer.drivers.nbd import opts
-from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import nbd_uri
+from oslo_transfer import nbd_wire as wire
 from oslo_transfer import oserrors
 from oslo_transfer import sockets
 from oslo_transfer import tls

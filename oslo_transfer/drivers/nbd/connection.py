@@ -16,10 +16,10 @@ from oslo_transfer.drivers.nbd import channel
 from oslo_transfer.drivers.nbd import failures
 from oslo_transfer.drivers.nbd import handshake
 from oslo_transfer.drivers.nbd import replies
-from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import nbd_uri
+from oslo_transfer import nbd_wire as wire
 from oslo_transfer import sockets
 
 Command = wire.Command

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import typing
 
-from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_wire as wire
 
 if typing.TYPE_CHECKING:
     from oslo_transfer.drivers.nbd import replies

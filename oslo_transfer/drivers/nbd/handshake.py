@@ -8,8 +8,8 @@ import dataclasses
 import struct
 import typing
 
-from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_wire as wire
 
 Option = wire.Option
 Reply = wire.OptionReply

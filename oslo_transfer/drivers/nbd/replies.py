@@ -14,8 +14,8 @@ import struct
 import typing
 
 from oslo_transfer import buffers
-from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_wire as wire
 from oslo_transfer import ranges
 
 Chunk = wire.Chunk

@@ -14,8 +14,8 @@ from oslo_transfer.drivers import base
 from oslo_transfer.drivers.nbd import allocation
 from oslo_transfer.drivers.nbd import connection
 from oslo_transfer.drivers.nbd import reading
-from oslo_transfer.drivers.nbd import wire
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_wire as wire
 from oslo_transfer import sockets
 
 if typing.TYPE_CHECKING:

@@ -13,7 +13,7 @@ REQUEST_MAGIC = 0x25609513
 SIMPLE_MAGIC = 0x67446698
 STRUCTURED_MAGIC = 0x668E33EF
 
-#: The only metadata context that is asked for.
+#: The only metadata context that is asked for, and the only one served.
 ALLOCATION = b'base:allocation'
 
 #: No disk is larger: offsets have a sign in all systems.
@@ -34,16 +34,22 @@ class Flag(enum.IntFlag):
     READ_ONLY = 1 << 1
     SEND_FLUSH = 1 << 2
     SEND_WRITE_ZEROES = 1 << 6
+    SEND_DF = 1 << 7
     CAN_MULTI_CONN = 1 << 8
+    SEND_CACHE = 1 << 10
 
 
 class Option(enum.IntEnum):
     """What is negotiated."""
 
+    EXPORT_NAME = 1
     ABORT = 2
+    LIST = 3
     STARTTLS = 5
+    INFO = 6
     GO = 7
     STRUCTURED_REPLY = 8
+    LIST_META_CONTEXT = 9
     SET_META_CONTEXT = 10
 
 
@@ -51,6 +57,7 @@ class OptionReply(enum.IntEnum):
     """Answers to options; those with the highest bit are errors."""
 
     ACK = 1
+    SERVER = 2
     INFO = 3
     META_CONTEXT = 4
     ERR_UNSUP = (1 << 31) + 1
@@ -78,8 +85,19 @@ class Command(enum.IntEnum):
     WRITE = 1
     DISC = 2
     FLUSH = 3
+    TRIM = 4
+    CACHE = 5
     WRITE_ZEROES = 6
     BLOCK_STATUS = 7
+
+
+class RequestFlag(enum.IntFlag):
+    """What else a request says."""
+
+    #: Of READ: the answer is one chunk.
+    DF = 1 << 2
+    #: Of BLOCK_STATUS: the answer is one extent.
+    REQ_ONE = 1 << 3
 
 
 class Chunk(enum.IntEnum):
@@ -97,8 +115,15 @@ class Chunk(enum.IntEnum):
 DONE = 1
 #: The bit of a chunk's type that makes it an error.
 IS_ERROR = 1 << 15
-#: The flag of an extent that reads as zeros.
-STATE_ZERO = 2
+#: Flags of an extent: nothing is stored of it, it reads as zeros.
+STATE_HOLE, STATE_ZERO = 1, 2
+
+#: Magic, flags, command, cookie, offset, length.
+REQUEST = struct.Struct('>IHHQQI')
+#: Magic, error, cookie.
+SIMPLE = struct.Struct('>IIQ')
+#: Magic, flags, type, cookie, bytes of payload.
+CHUNK = struct.Struct('>IHHQI')
 
 
 class Error(enum.IntEnum):
@@ -138,9 +163,7 @@ def set_meta_context(export: bytes, context: bytes) -> bytes:
 
 def request(kind: Command, cookie: int, offset: int, length: int) -> bytes:
     """A request; the data of a WRITE follows."""
-    return struct.pack(
-        '>IHHQQI', REQUEST_MAGIC, 0, kind, cookie, offset, length
-    )
+    return REQUEST.pack(REQUEST_MAGIC, 0, kind, cookie, offset, length)
 
 
 def printable(text: bytes) -> str:
