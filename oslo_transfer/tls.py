@@ -33,3 +33,32 @@ def client_context(
             f'[{group}] ca_file, cert_file or key_file cannot be used: {exc}'
         ) from exc
     return context
+
+
+def server_context(
+    group: str,
+    cert_file: str,
+    key_file: str | None = None,
+    ca_file: str | None = None,
+) -> ssl.SSLContext:
+    """What a server needs to show who it is, and to know its clients.
+
+    :param group: the configuration group of the options, for messages
+    :param cert_file: its certificate, and those between it and the CA's
+    :param key_file: the key; None if it is in the same file
+    :param ca_file: CA certificates of clients: without one of theirs
+        nobody gets in. None to take everybody
+    :raises ConfigurationError: a file cannot be used
+    """
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(cert_file, key_file)
+        if ca_file:
+            context.load_verify_locations(ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as exc:
+        raise exceptions.ConfigurationError(
+            f'[{group}] cert_file, key_file or ca_file cannot be used: {exc}'
+        ) from exc
+    return context
