@@ -20,11 +20,14 @@ from __future__ import annotations
 
 import os
 import struct
+import typing
 import zlib
 
 from oslo_transfer.drivers import localfs
+from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
+# The last byte is the version: another one is of no use to this one.
 _MAGIC = b'OSLOXFM1'
 _HEAD = struct.Struct('<8sI')
 _BODY = struct.Struct('<IQ32s')
@@ -35,32 +38,58 @@ _START = 4096
 _PAGE = 4096
 
 
+class Header(typing.NamedTuple):
+    """What a map is of.
+
+    :ivar block_bytes: size of a block; the last one may be shorter
+    :ivar size: of the object in bytes
+    :ivar identity: 32 bytes that tell one version of an object from others
+    """
+
+    block_bytes: int
+    size: int
+    identity: bytes
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the object has."""
+        return -(-self.size // self.block_bytes)
+
+    def pack(self) -> bytes:
+        """As it is in the file."""
+        body = _BODY.pack(*self)
+        return _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
+
+
+def read_header(path: str) -> Header | None:
+    """What a file is the map of; None if it is none of this version."""
+    try:
+        with open(path, 'rb') as file:
+            data = file.read(_HEAD.size + _BODY.size)
+        header = Header(*_BODY.unpack(data[_HEAD.size :]))
+    except (OSError, struct.error):
+        return None
+    return header if header.block_bytes and header.pack() == data else None
+
+
 class BlockMap:
     """The map of one data file. Not thread-safe.
 
-    :param path: the file; made anew if it is not there, or of no use
-    :param size: of the object in bytes
-    :param block_bytes: size of a block; the last one may be shorter
-    :param identity: 32 bytes that tell one version of an object from others
-    :raises TransferError: it cannot be read or written
+    :param fd: the file; made anew if it is of no use. Owned
+    :param path: its name, for errors
+    :param header: what it has to be of
+    :raises TransferError: it cannot be read or written; the file is closed
     """
 
-    def __init__(
-        self, path: str, size: int, block_bytes: int, identity: bytes
-    ) -> None:
+    def __init__(self, fd: int, path: str, header: Header) -> None:
+        self._fd = fd
         self._path = path
-        #: How many blocks the object has.
-        self.count = -(-size // block_bytes)
-        body = _BODY.pack(block_bytes, size, identity)
-        self._header = _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
-        self._seed = zlib.crc32(identity)
-        self._entries = bytearray(_ENTRY.size * self.count)
+        self._header = header.pack()
+        self._seed = zlib.crc32(header.identity)
+        self._entries = bytearray(_ENTRY.size * header.blocks)
         self._dirty: set[int] = set()
         #: How many blocks are there.
         self.present = 0
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        with oserrors.os_errors(f'opening {path}'):
-            self._fd = os.open(path, flags, 0o600)
         try:
             #: Whether there was one of this version already.
             self.found = self._load()
@@ -83,19 +112,19 @@ class BlockMap:
                     break  # Cut short: those behind are not there.
                 done += count
         # What is of no use shows when it is looked at.
-        self.present = self.count - memoryview(self._entries).cast(
-            'Q'
-        ).tolist().count(0)
+        for at in range(0, len(view), 1 << 16):
+            entries = view[at : at + (1 << 16)].cast('Q').tolist()
+            self.present += len(entries) - entries.count(0)
         return True
 
     def _make(self) -> None:
         """Begin with nothing; durably, before anything is added."""
         with oserrors.os_errors(f'writing {self._path}'):
             os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, _START + len(self._entries))
+            # Letting go of blocks must not need space itself.
+            os.posix_fallocate(self._fd, 0, _START + len(self._entries))
             self._write(memoryview(self._header), 0)
             os.fsync(self._fd)
-            localfs.sync_directory(os.path.dirname(self._path) or '.')
 
     def _tag(self, index: int, checksum: int) -> int:
         # Never 0.
@@ -104,15 +133,14 @@ class BlockMap:
     def checksum(self, index: int) -> int | None:
         """CRC-32 of a block; None if it is not there."""
         checksum, tag = _ENTRY.unpack_from(self._entries, index * _ENTRY.size)
-        if not tag:
-            return None
-        if tag != self._tag(index, checksum):
-            self.drop(index)
-            return None
-        return int(checksum)
+        if tag == self._tag(index, checksum):
+            return int(checksum)
+        self.drop(index)
+        return None
 
     def _is_set(self, index: int) -> bool:
-        return bool(_ENTRY.unpack_from(self._entries, index * _ENTRY.size)[1])
+        at = index * _ENTRY.size
+        return any(self._entries[at : at + _ENTRY.size])
 
     def add(self, index: int, checksum: int) -> None:
         """A block is there."""
@@ -121,8 +149,9 @@ class BlockMap:
 
     def drop(self, index: int) -> None:
         """A block is not there any more."""
-        self.present -= self._is_set(index)
-        self._put(index, 0, 0)
+        if self._is_set(index):
+            self.present -= 1
+            self._put(index, 0, 0)
 
     def _put(self, index: int, checksum: int, tag: int) -> None:
         at = index * _ENTRY.size
@@ -147,17 +176,26 @@ class BlockMap:
     def save(self, changes: list[tuple[int, bytes]]) -> None:
         """Make changes durable; blocks for as long as the disk takes.
 
-        :raises StorageError: they are not, and the map is of no use
+        :raises TransferError: they are not; they come with the next ones
         """
         if not changes:
             return
-        with oserrors.os_errors(f'writing {self._path}'):
-            for at, entries in changes:
-                self._write(memoryview(entries), _START + at)
-            os.fdatasync(self._fd)
+        try:
+            with oserrors.os_errors(f'writing {self._path}'):
+                for at, entries in changes:
+                    self._write(memoryview(entries), _START + at)
+                os.fdatasync(self._fd)
+        except exceptions.TransferError:
+            # update() is one step for all other threads.
+            self._dirty.update([at // _PAGE for at, _entries in changes])
+            raise
 
     def _write(self, view: memoryview, offset: int) -> None:
         localfs.pwrite_all(self._fd, view, offset, self._path)
+
+    def disk_bytes(self) -> int:
+        """How much of the disk it takes."""
+        return os.fstat(self._fd).st_blocks * 512
 
     def close(self) -> None:
         """Close the file; what was not saved is lost."""

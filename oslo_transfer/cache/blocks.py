@@ -12,143 +12,188 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
-import functools
+import itertools
 import os
 import threading
-import weakref
+import typing
 import zlib
 
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
+from oslo_transfer.cache import datafile
+from oslo_transfer.cache import table
 from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
-_DATA, _MAP = 'data', 'map'
-_ZEROS = bytes(1 << 20)
-# What is known of a block that was compared.
-_RIGHT, _ZERO = 1, 2
+#: Names of the files of an object, in its directory.
+DATA, MAP = 'data', 'map'
+
+
+class Owner(typing.Protocol):
+    """What keeps several objects, and has only so much room."""
+
+    def room(
+        self, image: Blocks, length: int
+    ) -> contextlib.AbstractContextManager[None]:
+        """Bytes are put while a context lasts.
+
+        :raises NoSpace: there is no room for them
+        :raises StorageError: the disk does not work
+        """
+
+    def release(self, image: Blocks) -> None:
+        """One who opened it does not need it any more."""
 
 
 class Blocks:
     """Blocks of one version of an object. Thread-safe.
 
-    :param directory: where its files are; made if it is not there
+    :param directory: where its files are; made if it is not there. None for
+        one that keeps nothing
     :param size: of the object in bytes
     :param block_bytes: size of a block
     :param identity: 32 bytes that tell versions apart
+    :param owner: who makes room, and closes it
     :raises TransferError: the files cannot be used
     """
 
     def __init__(
-        self, directory: str, size: int, block_bytes: int, identity: bytes
+        self,
+        directory: str | None,
+        size: int,
+        block_bytes: int,
+        identity: bytes,
+        owner: Owner | None = None,
     ) -> None:
         self.size = size
         self.block_bytes = block_bytes
         #: Tells versions apart.
         self.identity = identity
+        header = blockmap.Header(block_bytes, size, identity)
+        #: How many blocks the object has.
+        self.count = header.blocks
         #: The data file: the object's layout, with holes.
-        self.path = os.path.join(directory, _DATA)
-        self._lock = threading.Lock()
+        self.path = os.path.join(directory or '/', DATA)
+        #: Whether blocks can be put.
+        self.keeps = directory is not None
+        #: Whether none is to be evicted.
+        self.stays = False
+        self._owner = owner
         self._flushing = threading.Lock()
-        with oserrors.os_errors(f'making {directory}'):
-            os.makedirs(directory, 0o700, exist_ok=True)
+        # The group of blocks where evicting goes on.
+        self._hand = 0
         self._map = blockmap.BlockMap(
-            os.path.join(directory, _MAP), size, block_bytes, identity
+            datafile.open_file(directory, MAP),
+            os.path.join(directory or '/', MAP),
+            header,
         )
-        self.count = self._map.count
-        # Put, and not known to be durable yet: number and checksum.
-        self._fresh: dict[int, int] = {}
-        # One byte each: whether it was compared since it was opened, and
-        # whether it is of zeros; and, for groups, whether it was used.
-        self._checked = bytearray(self.count)
-        self._touched = bytearray(-(-self.count // claimer.GROUP))
-        self._claimers: weakref.WeakSet[claimer.Claimer] = weakref.WeakSet()
-        self._pins: dict[int, int] = {}
-        #: Blocks that were found to be other than they were put.
-        self.damaged = 0
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with oserrors.os_errors(f'opening {self.path}'):
-                #: For sendfile(2) of blocks that are pinned.
-                self.fd = os.open(self.path, flags, 0o600)
+            self._table = table.Table(self._map, header)
+            self._file = datafile.DataFile(
+                datafile.open_file(directory, DATA), self.path
+            )
         except BaseException:
             self._map.close()
             raise
         try:
-            with oserrors.os_errors(f'writing {self.path}'):
-                if not self._map.found:
-                    os.ftruncate(self.fd, 0)
-                os.ftruncate(self.fd, size)
+            self._file.resize(size, self._map.found)
+            if directory is not None:
+                with oserrors.os_errors(f'making {self.path}'):
+                    localfs.sync_directory(directory)
+            self._reclaim()
         except BaseException:
-            self.close()
+            self.shut()
             raise
+
+    def _reclaim(self) -> None:
+        """Give back what one that died has put and not flushed."""
+        size = self.block_bytes
+        for start, end in self._file.allocated(0, self.size):
+            self._table.give_back(
+                range(start // size, -(-end // size)), self._punch
+            )
+
+    @property
+    def fd(self) -> int:
+        """For sendfile(2) of what is claimed, or pinned."""
+        return self._file.fd
+
+    @property
+    def present(self) -> int:
+        """How many blocks are there."""
+        return self._table.present
+
+    @property
+    def damaged(self) -> int:
+        """How many were found to be other than they were put."""
+        return self._table.damaged
+
+    @property
+    def disk_bytes(self) -> int:
+        """How much of the disk it takes."""
+        return self._file.disk_bytes() + self._map.disk_bytes()
+
+    # Putting and reading
 
     def put(self, first: int, data: memoryview) -> None:
         """Add whole blocks from one on; those of zeros become holes.
 
         Blocks until the system has taken them.
 
-        :raises NoSpace: the disk is full; they are not there
+        :raises NoSpace: there is no room for them; they are not there
         :raises StorageError: the disk does not work
         """
+        if not self.keeps:
+            raise exceptions.NoSpace(f'nothing is kept in {self.path}')
         size = self.block_bytes
         parts = [data[at : at + size] for at in range(0, len(data), size)]
         blocks = range(first, first + len(parts))
         assert first * size + len(data) == min(blocks.stop * size, self.size)
         checksums = [zlib.crc32(part) for part in parts]
-        kinds = bytes(_ZERO if _is_zero(part) else _RIGHT for part in parts)
+        kinds = bytes(_kind(part) for part in parts)
+        losses = self._table.losses
         # Evicting must not punch what is just being written.
-        self._pin(blocks)
         try:
-            self._store(first, kinds, data)
-            with self._lock:
-                self._fresh.update(zip(blocks, checksums))
-                self._checked[first : blocks.stop] = kinds
-        finally:
-            self._unpin(blocks)
+            with self._table.pinned(blocks):
+                with self._room(len(data) if table.RIGHT in kinds else 0):
+                    self._store(first, kinds, data)
+                if not self._table.put(first, checksums, kinds, losses):
+                    raise exceptions.StorageError(
+                        f'{self.path} has lost what was written'
+                    )
+        except exceptions.TransferError:
+            with contextlib.suppress(exceptions.TransferError):
+                self._table.give_back(blocks, self._punch)
+            raise
+
+    def _room(
+        self, length: int
+    ) -> contextlib.AbstractContextManager[None, bool | None]:
+        if self._owner is None or not length:
+            return contextlib.nullcontext()
+        return self._owner.room(self, length)
 
     def _store(self, first: int, kinds: bytes, data: memoryview) -> None:
         """Write runs of blocks that are not zero."""
         start = 0
-        for number, kind in enumerate(kinds):
-            if kind == _ZERO:
-                self._write(first, start, number, data)
-                self._punch(first + number)
-                start = number + 1
-        self._write(first, start, len(kinds), data)
-
-    def _write(
-        self, first: int, start: int, end: int, data: memoryview
-    ) -> None:
-        size = self.block_bytes
-        localfs.pwrite_all(
-            self.fd,
-            data[start * size : end * size],
-            (first + start) * size,
-            self.path,
-        )
+        try:
+            for kind, run in itertools.groupby(kinds):
+                part = data[start : start + len([*run]) * self.block_bytes]
+                offset = first * self.block_bytes + start
+                if kind == table.ZERO:
+                    self._file.punch(offset, len(part))
+                else:
+                    self._file.write(part, offset)
+                start += len(part)
+        except exceptions.NoSpace:
+            raise
+        except exceptions.TransferError as exc:
+            raise exceptions.StorageError(str(exc)) from exc
 
     def has(self, index: int) -> bool:
         """Whether a block is there; it may still turn out to be damaged."""
-        with self._lock:
-            return self._known(index) is not None
-
-    def _known(self, index: int) -> int | None:
-        checksum = self._fresh.get(index)
-        return self._map.checksum(index) if checksum is None else checksum
-
-    def _pin(self, blocks: range) -> None:
-        with self._lock:
-            for index in blocks:
-                self._pins[index] = self._pins.get(index, 0) + 1
-
-    def _unpin(self, blocks: range) -> None:
-        with self._lock:
-            for index in blocks:
-                self._pins[index] -= 1
-                if not self._pins[index]:
-                    del self._pins[index]
+        return self._table.checksum(index) is not None
 
     @contextlib.contextmanager
     def pinned(self, offset: int, length: int) -> Iterator[int]:
@@ -160,65 +205,53 @@ class Blocks:
         """
         size = self.block_bytes
         blocks = range(offset // size, -(-(offset + length) // size))
-        self._pin(blocks)
-        try:
+        with self._table.pinned(blocks):
             index = blocks.start
             while index < blocks.stop and self._is_right(index):
                 index += 1
             yield max(0, min(index * size, offset + length) - offset)
-        finally:
-            self._unpin(blocks)
 
     def _is_right(self, index: int) -> bool:
         """Whether a block is there, and is what was put."""
-        if self._checked[index]:
-            return True
-        with self._lock:
-            checksum = self._known(index)
+        return bool(self._table.checked[index]) or self.compare(index)
+
+    def compare(self, index: int) -> bool:
+        """Compare a block with its checksum, whether it was before or not.
+
+        Blocks for a read of the disk.
+
+        :returns: False if it is not there, or not any more
+        """
+        checksum = self._table.checksum(index)
         if checksum is None:
             return False
-        block = bytearray(self._length(index))
-        count = 0
-        with contextlib.suppress(OSError):
-            count = os.preadv(self.fd, [block], index * self.block_bytes)
-        if count == len(block) and zlib.crc32(block) == checksum:
-            kind = _ZERO if _is_zero(block) else _RIGHT
-        else:
-            kind = 0
-        with self._lock:
-            # It may have been put again, or evicted, meanwhile.
-            if not self._checked[index] and self._known(index) == checksum:
-                self._checked[index] = kind
-                if not kind:
-                    self.damaged += 1
-                    self._forget(index)
-            return bool(self._checked[index])
+        block = memoryview(bytearray(self._length(index)))
+        # One that cannot be read is brought again, too.
+        count = self._file.read(block, index * self.block_bytes)
+        right = count == len(block) and zlib.crc32(block) == checksum
+        return self._table.judge(index, checksum, right and _kind(block))
 
     def _length(self, index: int) -> int:
         return min(self.block_bytes, self.size - index * self.block_bytes)
 
+    def doubt(self, offset: int, length: int) -> None:
+        """Have blocks compared again: they could not be read, or sent."""
+        size = self.block_bytes
+        for index in range(offset // size, -(-(offset + length) // size)):
+            self._table.checked[index] = 0
+
     def read(self, view: memoryview, offset: int) -> int:
         """Fill a buffer as far as blocks are there; returns how far."""
         with self.pinned(offset, len(view)) as count:
-            done = 0
-            with oserrors.os_errors(f'reading {self.path}'):
-                while done < count:
-                    step = os.preadv(
-                        self.fd, [view[done:count]], offset + done
-                    )
-                    if not step:
-                        raise exceptions.StorageError(
-                            f'{self.path} was cut short'
-                        )
-                    done += step
-            return count
+            done = self._file.read(view[:count], offset)
+            if done < count:
+                # It was cut short, or fails: they are brought again.
+                self.doubt(offset + done, count - done)
+            return done
 
     def claimer(self) -> claimer.Claimer:
         """One who claims blocks for sendfile(2) without a lock."""
-        made = claimer.Claimer(self._checked, self._touched, self.block_bytes)
-        with self._lock:
-            self._claimers.add(made)
-        return made
+        return self._table.claimer()
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
         """Runs of a range in order: how long, and whether it is of zeros.
@@ -227,126 +260,137 @@ class Blocks:
         where a block of zeros was not compared yet.
         """
         size = self.block_bytes
-        at, end = offset, offset + length
-        start, was = at, False
-        while at < end:
+        start = at = offset
+        was = False
+        while at < offset + length:
             zero = self._is_of_zeros(at // size)
-            if zero != was:
-                if at > start:
-                    yield at - start, was
-                start, was = at, zero
-            at = (at // size + 1) * size
-        if end > start:
-            yield end - start, was
+            if zero != was and at > start:
+                yield at - start, was
+                start = at
+            was = zero
+            at = min(offset + length, (at // size + 1) * size)
+        if at > start:
+            yield at - start, was
 
     def _is_of_zeros(self, index: int) -> bool:
-        if not self._checked[index]:
-            with self._lock:
-                checksum = self._known(index)
-            if checksum == _checksum_of_zeros(self._length(index)):
-                self._is_right(index)
-        return self._checked[index] == _ZERO
+        if not self._table.checked[index]:
+            zeros = datafile.checksum_of_zeros(self._length(index))
+            if self._table.checksum(index) == zeros:
+                self.compare(index)
+        return self._table.checked[index] == table.ZERO
+
+    # Letting go
+
+    @property
+    def swept(self) -> bool:
+        """Whether the clock of :meth:`coldest` has come to the end."""
+        return not self._hand
+
+    def coldest(self, wanted: int) -> list[int]:
+        """Blocks to let go of, by a clock that goes at most to the end.
+
+        It spares what was used since it came by the last time. For one
+        thread at a time.
+
+        :param wanted: how many bytes of the disk to find, if possible
+        """
+        found: list[int] = []
+        group_bytes = claimer.GROUP * self.block_bytes
+        hand = self._hand
+        for start, end in self._file.allocated(hand * group_bytes, self.size):
+            hand = max(hand, start // group_bytes)
+            while hand * group_bytes < end:
+                if wanted <= 0:
+                    self._hand = hand
+                    return found
+                if self._table.touched[hand]:
+                    self._table.touched[hand] = 0
+                else:
+                    at = hand * group_bytes
+                    wanted -= min(end, at + group_bytes) - max(start, at)
+                    first = hand * claimer.GROUP
+                    last = min(first + claimer.GROUP, self.count)
+                    found.extend(range(first, last))
+                hand += 1
+        self._hand = 0
+        return found
 
     def evict(self, blocks: Iterable[int]) -> int:
         """Let go of blocks that nobody uses; returns how many.
 
         Blocks until the map says so on the disk: a block that it claims
-        is there.
+        is there, but where the disk cannot be written.
+
+        :raises TransferError: it cannot; space is given back nevertheless
         """
         with self._flushing:
-            with self._lock:
-                gone = self._take_back(blocks)
-                changes = self._map.changes()
-            self._map.save(changes)
-            for index in gone:
-                with self._lock:
-                    # Unless somebody wants it again already.
-                    if self._known(index) is None and index not in self._pins:
-                        self._punch(index)
+            if not self.keeps or self.stays:
+                return 0
+            gone = self._table.take_back(blocks)
+            try:
+                self._map.save(self._table.changes())
+            finally:
+                self._table.give_back(gone, self._punch)
         return len(gone)
 
-    def _take_back(self, blocks: Iterable[int]) -> list[int]:
-        """Forget those of some blocks that nobody uses."""
-        there = [
-            (index, self._checked[index])
-            for index in blocks
-            if index not in self._pins and self._known(index) is not None
-        ]
-        # Who claims after this finds nothing; who did before is seen.
-        for index, _kind in there:
-            self._checked[index] = 0
-        claimed: set[int] = set()
-        for each in self._claimers:
-            held = each.held
-            if held is not None:
-                claimed.update(range(*held))
-        gone = []
-        for index, kind in there:
-            if index in claimed:
-                self._checked[index] = kind
-            else:
-                self._forget(index)
-                gone.append(index)
-        return gone
-
-    def _forget(self, index: int) -> None:
-        self._fresh.pop(index, None)
-        self._map.drop(index)
-        self._checked[index] = 0
-
     def _punch(self, index: int) -> None:
-        offset = index * self.block_bytes
-        length = self._length(index)
-        if not localfs.punch_hole(self.fd, offset, length):
-            localfs.pwrite_all(
-                self.fd, memoryview(_ZEROS)[:length], offset, self.path
-            )
+        self._file.punch(index * self.block_bytes, self._length(index))
+
+    # To the disk
+
+    @property
+    def unflushed(self) -> int:
+        """Bytes that were put since the last flush, in whole blocks."""
+        return self._table.fresh * self.block_bytes
+
+    @property
+    def unflushed_since(self) -> float:
+        """When the first of them was put, by ``time.monotonic()``."""
+        return self._table.fresh_since
 
     def flush(self) -> int:
         """Make what was put durable; returns how many blocks.
 
         Blocks for as long as the disk takes; others may go on.
 
-        :raises StorageError: it is not, and those blocks are gone
+        :raises TransferError: it is not; what was put since the last one
+            that worked is gone
         """
         with self._flushing:
-            with self._lock:
-                batch = dict(self._fresh)
-            try:
-                with oserrors.os_errors(f'flushing {self.path}'):
-                    os.fdatasync(self.fd)
-            except exceptions.TransferError:
-                # What is lost is known only now, and only once.
-                with self._lock:
-                    for index in batch:
-                        self._forget(index)
-                raise
-            with self._lock:
-                for index, checksum in batch.items():
-                    if self._fresh.get(index) == checksum:
-                        del self._fresh[index]
-                        self._map.add(index, checksum)
-                changes = self._map.changes()
-            self._map.save(changes)
+            batch = self._table.batch()
+            if batch:
+                try:
+                    self._file.flush()
+                except exceptions.TransferError:
+                    # It is told only once, also of what was put meanwhile.
+                    self._table.lose()
+                    raise
+            self._table.durable(batch)
+            self._map.save(self._table.changes())
             return len(batch)
 
+    def detach(self) -> None:
+        """Have nothing put or evicted any more: the file gets another use.
+
+        What is there can still be read.
+
+        :raises TransferError: what was put is not durable
+        """
+        self.keeps = False
+        self.flush()
+
     def close(self) -> None:
+        """One who opened it does not need it any more."""
+        if self._owner is None:
+            self.shut()
+        else:
+            self._owner.release(self)
+
+    def shut(self) -> None:
         """Close the files; what was not flushed is missing afterwards."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            oserrors.close(fd)
+        self._file.close()
         self._map.close()
 
 
-@functools.cache
-def _checksum_of_zeros(length: int) -> int:
-    return zlib.crc32(bytes(length))
-
-
-def _is_zero(block: memoryview | bytearray) -> bool:
-    # A memcmp without a copy, which ends at the first byte that is not 0.
-    block = memoryview(block)
-    return all(
-        _ZEROS.startswith(block[at : at + len(_ZEROS)])
-        for at in range(0, len(block), len(_ZEROS))
-    )
+def _kind(block: memoryview) -> int:
+    return table.ZERO if datafile.is_zero(block) else table.RIGHT

@@ -38,6 +38,14 @@ def open_image(path, identity=IDENTITY):
     return _blocks.Blocks(str(path), SIZE, BLOCK, identity)
 
 
+def open_map(path):
+    return blockmap.BlockMap(
+        os.open(path, os.O_RDWR | os.O_CREAT),
+        path,
+        blockmap.Header(BLOCK, SIZE, IDENTITY),
+    )
+
+
 def length(index):
     return min(BLOCK, SIZE - index * BLOCK)
 
@@ -253,7 +261,7 @@ def test_claiming_in_the_midst_of_evicting(tmp_path):
             mine.release()
 
     late = Late()
-    image._claimers.add(late)
+    image._table._claimers.add(late)
     assert image.evict([1]) == 1
     assert got == [0]
     image.close()
@@ -341,7 +349,7 @@ def test_map_that_was_cut_short(tmp_path, cut):
 
 def test_entry_of_another_block_is_none(tmp_path):
     path = str(tmp_path / 'map')
-    found = blockmap.BlockMap(path, SIZE, BLOCK, IDENTITY)
+    found = open_map(path)
     found.add(1, zlib.crc32(b'1'))
     found.save(found.changes())
     found.close()
@@ -350,7 +358,7 @@ def test_entry_of_another_block_is_none(tmp_path):
         entry = file.read(8)
         file.seek(4096 + 16)
         file.write(entry)
-    found = blockmap.BlockMap(path, SIZE, BLOCK, IDENTITY)
+    found = open_map(path)
     assert found.checksum(1) == zlib.crc32(b'1')
     assert found.checksum(2) is None
     found.close()

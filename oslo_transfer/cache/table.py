@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of the blocks of one object; it touches no disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import threading
+import time
+import weakref
+
+from oslo_transfer.cache import blockmap
+from oslo_transfer.cache import claimer
+
+#: What is known of a block that was compared with its checksum: it is right,
+#: it is right and of zeros.
+RIGHT, ZERO = 1, 2
+
+
+class Table:
+    """The blocks that are there, and who uses them. Thread-safe.
+
+    :param found: the map of what is durable; its owner saves it
+    :param header: what it is the map of
+    """
+
+    def __init__(
+        self, found: blockmap.BlockMap, header: blockmap.Header
+    ) -> None:
+        self._map = found
+        self._block_bytes = header.block_bytes
+        self._lock = threading.Lock()
+        # Put, and not known to be durable yet: number and checksum.
+        self._fresh: dict[int, int] = {}
+        #: When the first of them was put, by ``time.monotonic()``.
+        self.fresh_since = 0.0
+        #: How often the disk has lost what was put.
+        self.losses = 0
+        #: One byte each: what is known of a block that was compared since
+        #: the files were opened, else 0.
+        self.checked = bytearray(header.blocks)
+        #: One byte each: whether a group of blocks was used.
+        self.touched = bytearray(-(-header.blocks // claimer.GROUP))
+        self._claimers: weakref.WeakSet[claimer.Claimer] = weakref.WeakSet()
+        self._pins: dict[int, int] = {}
+        #: Blocks that were found to be other than they were put.
+        self.damaged = 0
+
+    @property
+    def present(self) -> int:
+        """How many blocks are there."""
+        return self._map.present + len(self._fresh)
+
+    @property
+    def fresh(self) -> int:
+        """How many of them are not known to be durable."""
+        return len(self._fresh)
+
+    def checksum(self, index: int) -> int | None:
+        """Checksum of a block; None if it is not there."""
+        with self._lock:
+            return self._known(index)
+
+    def _known(self, index: int) -> int | None:
+        checksum = self._fresh.get(index)
+        return self._map.checksum(index) if checksum is None else checksum
+
+    def _forget(self, index: int) -> None:
+        self._fresh.pop(index, None)
+        self._map.drop(index)
+        self.checked[index] = 0
+
+    # Coming
+
+    def put(
+        self, first: int, checksums: list[int], kinds: bytes, losses: int
+    ) -> bool:
+        """Blocks were written; they are pinned.
+
+        :param kinds: RIGHT or ZERO for each
+        :param losses: as they were before writing began
+        :returns: whether they count: no loss came between
+        """
+        with self._lock:
+            if losses != self.losses:
+                return False
+            if not self._fresh:
+                self.fresh_since = time.monotonic()
+            self._fresh.update(enumerate(checksums, first))
+            self.checked[first : first + len(kinds)] = kinds
+            self.touched[first // claimer.GROUP] = 1
+            return True
+
+    def judge(self, index: int, checksum: int, kind: int) -> bool:
+        """A block was compared with a checksum.
+
+        :param kind: RIGHT or ZERO; 0 if it was another one
+        :returns: whether it is there, and right
+        """
+        with self._lock:
+            # It may have been put again, or evicted, meanwhile.
+            if self._known(index) == checksum:
+                self.checked[index] = kind
+                if not kind:
+                    self.damaged += 1
+                    self._forget(index)
+            return bool(self.checked[index])
+
+    # Staying
+
+    @contextlib.contextmanager
+    def pinned(self, blocks: range) -> Iterator[None]:
+        """Keep blocks from being evicted for the time of a context."""
+        with self._lock:
+            for index in blocks:
+                self._pins[index] = self._pins.get(index, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                for index in blocks:
+                    self._pins[index] -= 1
+                    if not self._pins[index]:
+                        del self._pins[index]
+
+    def claimer(self) -> claimer.Claimer:
+        """One who claims blocks without a lock."""
+        made = claimer.Claimer(self.checked, self.touched, self._block_bytes)
+        with self._lock:
+            self._claimers.add(made)
+        return made
+
+    # Going
+
+    def take_back(self, blocks: Iterable[int]) -> list[int]:
+        """Forget those of some blocks that nobody uses; returns which."""
+        with self._lock:
+            there = [
+                (index, self.checked[index])
+                for index in blocks
+                if index not in self._pins and self._known(index) is not None
+            ]
+            # Who claims after this finds nothing; who did before is seen.
+            for index, _kind in there:
+                self.checked[index] = 0
+            claimed: set[int] = set()
+            for each in self._claimers:
+                held = each.held
+                if held is not None:
+                    claimed.update(range(*held))
+            gone = []
+            for index, kind in there:
+                if index in claimed:
+                    self.checked[index] = kind
+                else:
+                    self._forget(index)
+                    gone.append(index)
+            return gone
+
+    def give_back(
+        self, blocks: Iterable[int], punch: Callable[[int], object]
+    ) -> None:
+        """Take the space of blocks, unless somebody has them again."""
+        for index in blocks:
+            with self._lock:
+                if self._known(index) is None and index not in self._pins:
+                    punch(index)
+
+    # To the disk
+
+    def batch(self) -> dict[int, int]:
+        """What is to be made durable now: numbers and checksums."""
+        with self._lock:
+            self.fresh_since = time.monotonic()
+            return dict(self._fresh)
+
+    def durable(self, batch: dict[int, int]) -> None:
+        """A batch is durable; the map says so when it is saved."""
+        with self._lock:
+            for index, checksum in batch.items():
+                if self._fresh.get(index) == checksum:
+                    del self._fresh[index]
+                    self._map.add(index, checksum)
+
+    def lose(self) -> None:
+        """Nothing that is not known to be durable is of any use."""
+        with self._lock:
+            self.losses += 1
+            for index in [*self._fresh]:
+                self._forget(index)
+
+    def changes(self) -> list[tuple[int, bytes]]:
+        """What the map has to save."""
+        with self._lock:
+            return self._map.changes()
