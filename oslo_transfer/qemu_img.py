@@ -38,11 +38,9 @@ def create_overlay(
     :raises CapabilityMissing: qemu-img is not installed
     :raises StorageError: it did not work; the message is qemu-img's
     """
-    program = children.find('qemu-img', 'qemu-utils')
-    limits = children.find('prlimit', 'util-linux')
     command = [
-        *(limits, f'--as={_ADDRESS_SPACE}', f'--cpu={_CPU}', '--'),
-        *(program, 'create', '-q', '-f', 'qcow2', '-u'),
+        *_limited(),
+        *('create', '-q', '-f', 'qcow2', '-u'),
         *('-b', backing, '-F', backing_format, path, str(virtual_size)),
     ]
     status, told = ctx.call(
@@ -50,6 +48,37 @@ def create_overlay(
     )
     if status:
         raise exceptions.StorageError(f'making {path}: {told.strip()}')
+
+
+def _limited() -> list[str]:
+    limits = children.find('prlimit', 'util-linux')
+    return [
+        *(limits, f'--as={_ADDRESS_SPACE}', f'--cpu={_CPU}', '--'),
+        children.find('qemu-img', 'qemu-utils'),
+    ]
+
+
+def rebase(path: str, backing: str, backing_format: str) -> None:
+    """Have an overlay lead to another image with the same content.
+
+    Nothing but the overlay's header is changed.
+
+    :raises DetachError: it is in use
+    :raises CapabilityMissing: qemu-img is not installed
+    :raises StorageError: it did not work; the message is qemu-img's
+    """
+    status, said = children.run(
+        [
+            *_limited(),
+            *('rebase', '-q', '-u', '-f', 'qcow2', '-b', backing),
+            *('-F', backing_format, path),
+        ],
+        _TIMEOUT,
+    )
+    if status and 'lock' in said:
+        raise exceptions.DetachError(f'{path} is in use', (path,))
+    if status:
+        raise exceptions.StorageError(f'changing {path}: {said.strip()}')
 
 
 def nbd_backing(uri: str, reconnect_delay: int) -> str:
