@@ -30,58 +30,88 @@ _UNMOUNT = 5.0
 
 
 class Mount:
-    """An export that is a file.
+    """An export that is a file, read-only; see :func:`mounted`.
+
+    If this process is killed, the kernel ends nbdfuse, and that unmounts
+    it.
 
     :ivar path: of the file
+    :param path: an empty file
+    :param pid_file: nbdfuse writes to it; is not there
+    :param uri: of the export; has no secrets, for all users can see it
+    :param ctx: bounds the wait by its ``connect_timeout``
+    :param shared: all users may read it
+    :raises CapabilityMissing: nbdfuse(1) or fusermount3(1) is missing, or
+        it is to be read by TLS with certificates of ours
+    :raises Unavailable: the export cannot be mounted
     """
 
-    def __init__(self, path: str, helper: children.Helper) -> None:
+    def __init__(
+        self,
+        path: str,
+        pid_file: str,
+        uri: str,
+        ctx: _context.Context,
+        *,
+        shared: bool = False,
+    ) -> None:
+        _check_certificates(uri, ctx)
+        nbdfuse = children.find('nbdfuse', 'libnbd-bin')
+        children.find('fusermount3', 'fuse3')
         self.path = path
-        self._helper = helper
+        # fusermount3 unmounts it, should nbdfuse be killed.
+        options = 'auto_unmount,allow_other' if shared else 'auto_unmount'
+        self._helper = children.Helper(
+            [nbdfuse, '-r', '-o', options, '-P', pid_file, path, uri],
+            death=signal.SIGTERM,
+        )
+        try:
+            _wait(self._helper, pid_file, uri, ctx)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether it can still be read."""
+        return self._helper.running
 
     def kill(self) -> None:
         """Have all reads fail; those that wait in the kernel, too."""
         self._helper.kill()
 
+    def close(self) -> None:
+        """Unmount it, whoever reads.
+
+        :raises DetachError: it cannot be unmounted
+        """
+        if not self._helper.close():
+            raise exceptions.DetachError(
+                'nbdfuse hangs in the kernel',
+                (f'process {self._helper.pid}', f'mount {self.path}'),
+            )
+
 
 @contextlib.contextmanager
 def mounted(uri: str, ctx: _context.Context) -> Iterator[Mount]:
-    """Have an NBD export be a file, read-only, while the context is open.
+    """Have an NBD export be a file while the context is open.
 
-    Blocks until the file can be read. If this process is killed, the
-    kernel ends nbdfuse, and that unmounts it.
+    Blocks until the file can be read.
 
-    :param uri: of the export; has no secrets, for all users can see it
-    :param ctx: bounds the wait by its ``connect_timeout``
+    :param uri: as for :class:`Mount`, with all that it raises
     :returns: the file, in a directory that only this user and root can look
         into
-    :raises CapabilityMissing: nbdfuse(1) or fusermount3(1) is missing, or
-        it is to be read by TLS with certificates of ours
-    :raises Unavailable: the export cannot be mounted
     :raises DetachError: at the end, if it cannot be unmounted
     """
-    _check_certificates(uri, ctx)
-    nbdfuse = children.find('nbdfuse', 'libnbd-bin')
-    children.find('fusermount3', 'fuse3')
     with privatedir.made(ctx.conf, DIRECTORY, _unmount) as directory:
         path = os.path.join(directory, _FILE)
-        pid_file = os.path.join(directory, _PID_FILE)
         with oserrors.os_errors(f'making {path}'):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-        helper = children.Helper(
-            # fusermount3 unmounts it, should nbdfuse be killed.
-            [nbdfuse, '-r', '-o', 'auto_unmount', '-P', pid_file, path, uri],
-            death=signal.SIGTERM,
-        )
+        mount = Mount(path, os.path.join(directory, _PID_FILE), uri, ctx)
         try:
-            _wait(helper, pid_file, uri, ctx)
-            yield Mount(path, helper)
+            yield mount
         finally:
-            if not helper.close():
-                raise exceptions.DetachError(
-                    'nbdfuse hangs in the kernel',
-                    (f'process {helper.pid}', f'mount {path}'),
-                )
+            mount.close()
 
 
 def _check_certificates(uri: str, ctx: _context.Context) -> None:
@@ -127,7 +157,29 @@ def _unmount(directory: str) -> None:
 
     :raises DetachError: it cannot be unmounted
     """
-    path = os.path.join(directory, _FILE)
+    remove(os.path.join(directory, _FILE))
+
+
+def unmount(path: str) -> None:
+    """Unmount a file that nobody reads any more; it stays, empty.
+
+    :raises DetachError: somebody has it open
+    """
+    fusermount = children.find('fusermount3', 'fuse3')
+    status, told = children.run([fusermount, '-u', path], _UNMOUNT)
+    if status and os.path.ismount(path):
+        raise exceptions.DetachError(
+            f'{path} is in use: {told.strip()}', (f'mount {path}',)
+        )
+
+
+def remove(path: str) -> None:
+    """See that nothing is mounted on a file, and that it is gone.
+
+    Who reads it can go on for as long as it is served. Idempotent.
+
+    :raises DetachError: it cannot be unmounted
+    """
     for again in (False, True):
         try:
             os.unlink(path)
