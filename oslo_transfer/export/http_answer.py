@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What requests for images are answered with: RFC 9110.
+
+Nothing is sent here, and nobody is asked: an answer says what is to go out,
+as text and as ranges of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import email.utils
+import functools
+import http
+import re
+import secrets
+import time
+import typing
+
+from oslo_transfer import exceptions
+from oslo_transfer.export import exported
+from oslo_transfer.export import http_message
+from oslo_transfer.export import http_ranges
+
+#: The image that has a name, or None.
+Find = Callable[[str], exported.Exported | None]
+
+# Seconds after which something that failed may work.
+_RETRY_AFTER = 5
+_TAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_TYPE = 'Content-Type: application/octet-stream\r\n'
+
+
+class Part(typing.NamedTuple):
+    """Text, and bytes of the image behind it.
+
+    :ivar text: goes out first
+    :ivar start: the first byte of the image
+    :ivar end: the one behind the last
+    """
+
+    text: bytes
+    start: int = 0
+    end: int = 0
+
+
+class Answer(typing.NamedTuple):
+    """What goes out.
+
+    :ivar status: for the statistics
+    :ivar parts: what is sent, in order; the first begins with the headers
+    :ivar image: whose bytes they are, None without any
+    :ivar keep: the connection goes on afterwards
+    """
+
+    status: int
+    parts: Sequence[Part]
+    image: exported.Exported | None
+    keep: bool
+
+
+def answer(request: http_message.Request, find: Find) -> Answer:
+    """Answer a request; a path is ``/`` and the name of an image."""
+    if request.method not in ('GET', 'HEAD'):
+        return error(405, 'only GET and HEAD', request, 'Allow: GET, HEAD\r\n')
+    image = find(request.path[1:])
+    if image is None:
+        return error(404, 'no image has this name', request)
+    fields, etag = request.fields, f'"{image.etag}"'
+    if len(fields) > 1:
+        # In this order: RFC 9110, 13.2.2.
+        if not _fits(fields.get('if-match', '*'), etag, strong=True):
+            return error(412, 'the image is another one', request)
+        if 'if-none-match' in fields and _fits(fields['if-none-match'], etag):
+            return Answer(
+                304,
+                [Part(_head(304, f'ETag: {etag}\r\n', request))],
+                None,
+                request.keep,
+            )
+        # A date never fits: no image has one. HEAD has no ranges.
+        if (
+            'range' in fields
+            and request.method == 'GET'
+            and fields.get('if-range', etag) == etag
+        ):
+            found = http_ranges.spans(fields['range'], image.size)
+            if found is not None:
+                return _ranges(found, request, image)
+    more = (
+        f'Content-Length: {image.size}\r\n{_TYPE}'
+        f'ETag: {etag}\r\nAccept-Ranges: bytes\r\n'
+    )
+    end = image.size if request.method == 'GET' else 0
+    part = Part(_head(200, more, request), 0, end)
+    return Answer(200, [part], image, request.keep)
+
+
+def _ranges(
+    spans: list[http_ranges.Span],
+    request: http_message.Request,
+    image: exported.Exported,
+) -> Answer:
+    if not spans:
+        return error(
+            416,
+            f'the image has {image.size} bytes',
+            request,
+            f'Content-Range: bytes */{image.size}\r\n',
+        )
+    if len(spans) > 1:
+        return _multipart(spans, request, image)
+    start, end = spans[0]
+    more = (
+        f'Content-Length: {end - start}\r\n'
+        f'Content-Range: bytes {start}-{end - 1}/{image.size}\r\n{_TYPE}'
+        f'ETag: "{image.etag}"\r\nAccept-Ranges: bytes\r\n'
+    )
+    part = Part(_head(206, more, request), start, end)
+    return Answer(206, [part], image, request.keep)
+
+
+def _multipart(
+    spans: list[http_ranges.Span],
+    request: http_message.Request,
+    image: exported.Exported,
+) -> Answer:
+    """Each range with headers of its own: RFC 9110, 14.6."""
+    boundary = secrets.token_hex(16)
+    parts = [
+        Part(
+            (
+                f'\r\n--{boundary}\r\n{_TYPE}'
+                f'Content-Range: bytes {start}-{end - 1}/{image.size}\r\n\r\n'
+            ).encode(),
+            start,
+            end,
+        )
+        for start, end in spans
+    ]
+    parts.append(Part(f'\r\n--{boundary}--\r\n'.encode()))
+    length = sum(len(text) + end - start for text, start, end in parts)
+    head = _head(
+        206,
+        f'Content-Length: {length}\r\n'
+        f'Content-Type: multipart/byteranges; boundary={boundary}\r\n'
+        f'ETag: "{image.etag}"\r\nAccept-Ranges: bytes\r\n',
+        request,
+    )
+    parts[0] = parts[0]._replace(text=head + parts[0].text)
+    return Answer(206, parts, image, request.keep)
+
+
+def error(
+    status: int,
+    why: str,
+    request: http_message.Request | None,
+    more: str = '',
+) -> Answer:
+    """An answer that says what is wrong.
+
+    :param request: None where what came is none: the connection ends
+    """
+    text = f'{why}\n'
+    head = _head(
+        status,
+        f'{more}Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n',
+        request,
+    )
+    if request is None or request.method != 'HEAD':
+        head += text.encode()
+    keep = request is not None and request.keep
+    return Answer(status, [Part(head)], None, keep)
+
+
+def failed(
+    why: exceptions.TransferError, request: http_message.Request
+) -> Answer:
+    """An answer where the image cannot be had; it names no origin."""
+    if why.retryable:
+        more = f'Retry-After: {_RETRY_AFTER}\r\n'
+        return error(503, 'the image cannot be had now', request, more)
+    return error(502, 'the image cannot be had', request)
+
+
+def _fits(tags: str, etag: str, *, strong: bool = False) -> bool:
+    """Whether a list of tags has one, or is ``*``."""
+    if tags == '*':
+        return True
+    found = _TAGS.findall(tags)
+    if strong:
+        return etag in found
+    return etag in (tag.removeprefix('W/') for tag in found)
+
+
+def _head(
+    status: int, more: str, request: http_message.Request | None
+) -> bytes:
+    if request is None or not request.keep:
+        more += 'Connection: close\r\n'
+    elif request.old:
+        more += 'Connection: keep-alive\r\n'
+    line = f'HTTP/1.1 {status} {_PHRASES[status]}\r\n'
+    return f'{line}Date: {_date(int(time.time()))}\r\n{more}\r\n'.encode()
+
+
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
+
+
+@functools.lru_cache(1)
+def _date(now: int) -> str:
+    """A time as headers have it; made once a second."""
+    return email.utils.formatdate(now, usegmt=True)

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection: takes requests one after the other, and answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import enum
+import logging
+import select
+import typing
+
+from oslo_transfer import exceptions
+from oslo_transfer.export import exported
+from oslo_transfer.export import http_answer
+from oslo_transfer.export import http_channel
+from oslo_transfer.export import http_message
+
+LOG = logging.getLogger(__name__)
+
+#: The most bytes that one sends before it is another's turn.
+SLICE = 1 << 20
+# What is asked for at once where it is missing; a reader asks further ahead
+# by itself. It is what is brought in vain for one who has gone.
+_RUN = 1 << 20
+# A buffer of one who reads what cannot be kept.
+_UNKEPT = 64 * 1024
+# How often a block may have gone again before it was sent.
+_MOST_VAIN = 3
+_ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_BROKEN = select.EPOLLHUP | select.EPOLLERR
+
+
+class State(enum.Enum):
+    """What a connection does."""
+
+    READING = enum.auto()  #: waits for a request, or for the rest of one
+    SENDING = enum.auto()
+    WAITING = enum.auto()  #: another thread has the reader, and fetches
+    ENDING = enum.auto()  #: all is sent; the client is to close, too
+    CLOSED = enum.auto()
+
+
+class Counts:
+    """What was done since the start.
+
+    :ivar requests: answered to the end
+    :ivar broken: answers that ended before their end
+    :ivar missed: how often what was to be sent had to be fetched first
+    :ivar bytes_sent: of images
+    """
+
+    __slots__ = ('broken', 'bytes_sent', 'missed', 'requests')
+
+    def __init__(self) -> None:
+        self.requests = self.broken = self.missed = self.bytes_sent = 0
+
+
+class Host(typing.Protocol):
+    """What connections need of the loop."""
+
+    #: ``time.monotonic()`` of this turn.
+    now: float
+    counts: Counts
+
+    def find(self, name: str) -> exported.Exported | None:
+        """The image of a name."""
+
+    def again(self, connection: Connection) -> None:
+        """Give it another turn when others had theirs."""
+
+    def work(
+        self, job: Callable[[], typing.Any], then: Callable[[typing.Any], None]
+    ) -> None:
+        """Run a job in another thread, then something in this one.
+
+        :param then: takes what the job returned, or its exception
+        """
+
+    def gone(self, connection: Connection) -> None:
+        """It is closed; told again when another thread let go of it."""
+
+
+class Connection:
+    """Used by the thread of the loop.
+
+    :param channel: owned from now on
+    :param host: the loop
+    """
+
+    def __init__(self, channel: http_channel.Channel, host: Host) -> None:
+        self.channel = channel
+        self._host = host
+        self.state = State.READING
+        #: It will have another turn.
+        self.queued = False
+        #: When what it does began, or last went on.
+        self.since = host.now
+        #: The image that it reads.
+        self.image: exported.Exported | None = None
+        self._reader: exported.Reader | None = None
+        self._received = bytearray()
+        self._request: http_message.Request | None = None
+        self._keep = True
+        # What is still to go out: text, then bytes of the image, then the
+        # other parts.
+        self._text = b''
+        self._offset = self._end = 0
+        self._parts: Iterator[http_answer.Part] = iter(())
+        # Whether any of the answer went out, or may.
+        self._begun = False
+        self._vain = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is between two requests."""
+        return self.state is State.READING and not self._received
+
+    def on_event(self, mask: int) -> None:
+        """Something can be read, or written, or the peer has gone."""
+        channel = self.channel
+        channel.readable = True
+        if mask & _ENDED:
+            channel.ended = True
+            # Whoever has only ended his side may still want the answer.
+            if mask & _BROKEN and self.state is State.WAITING:
+                self.close()
+        if not self.queued:
+            self.go()
+
+    def go(self) -> None:
+        """Go on as far as that goes without waiting, for one turn."""
+        try:
+            if self.state is State.READING:
+                self._read()
+            if self.state is State.SENDING:
+                self._send()
+            elif self.state is State.ENDING:
+                self._drain()
+        except OSError as exc:
+            LOG.debug('a client has gone: %s', exc)
+            self.close()
+        except Exception:
+            LOG.exception('answering %s', self._request)
+            self.close()
+
+    # Requests
+
+    def _read(self) -> None:
+        received = self._received
+        while True:
+            if received:
+                try:
+                    request = http_message.take(received)
+                except http_message.Refused as why:
+                    self._refuse(why)
+                    return
+                if request is not None:
+                    self._begin(request)
+                    return
+            if not self.channel.readable:
+                return
+            data = self.channel.recv()
+            if data is None:
+                return
+            if not data:
+                self.close()
+                return
+            if not received:
+                # Not by later bytes: a head has to come soon as a whole.
+                self.since = self._host.now
+            received += data
+
+    def _begin(self, request: http_message.Request) -> None:
+        self._request = request
+        answer = http_answer.answer(request, self._host.find)
+        try:
+            self._take_image(answer.image)
+        except exceptions.TransferError as exc:
+            answer = self._failure(exc)
+        self._start(answer)
+
+    def _take_image(self, image: exported.Exported | None) -> None:
+        """Have a reader of the image that is to be sent."""
+        if image is None or image is self.image:
+            return
+        self._drop_reader()
+        self._reader, self.image = image.reader(), image
+
+    def _drop_reader(self) -> None:
+        reader, self._reader, self.image = self._reader, None, None
+        if reader is not None:
+            reader.close()
+
+    def _start(self, answer: http_answer.Answer) -> None:
+        self._keep = answer.keep
+        self._parts = iter(answer.parts)
+        self._text, self._offset, self._end = next(self._parts)
+        self._begun = False
+        self._vain = 0
+        self.state = State.SENDING
+        self.since = self._host.now
+
+    def _refuse(self, why: http_message.Refused) -> None:
+        self._request = None
+        self._start(http_answer.error(why.status, str(why), None))
+
+    def _failure(self, exc: exceptions.TransferError) -> http_answer.Answer:
+        assert self._request is not None
+        LOG.warning('%s: %s', self._request.path, exc)
+        return http_answer.failed(exc, self._request)
+
+    # Answers
+
+    def _send(self) -> None:
+        left = SLICE
+        while True:
+            if self._offset < self._end:
+                sent = self._send_image(left)
+                if sent is None:
+                    return
+                left -= sent
+                if left <= 0:
+                    self._host.again(self)
+                    return
+            elif self._text:
+                if not self._send_text(more=False):
+                    return
+            else:
+                part = next(self._parts, None)
+                if part is None:
+                    self._done()
+                    return
+                self._text, self._offset, self._end = part
+
+    def _send_text(self, *, more: bool) -> bool:
+        """Send text; False where it has to wait."""
+        self._begun = True
+        while self._text:
+            sent = self.channel.send(self._text, more)
+            if sent is None:
+                return False
+            self._text = self._text[sent:]
+            self.since = self._host.now
+        return True
+
+    def _send_image(self, most: int) -> int | None:
+        """Send some of the image; None where that has to wait."""
+        reader, host = self._reader, self._host
+        assert reader is not None
+        offset = self._offset
+        if self._begun and self._text and not self._send_text(more=True):
+            return None
+        count = reader.claim(offset, min(self._end - offset, most))
+        if not count:
+            self._fetch()
+            return None
+        sent: int | None = None
+        # Only now it is certain that there is something behind the text.
+        if not self._text or self._send_text(more=True):
+            sent = self.channel.send_file(reader.fd, offset, count)
+        if sent is None:
+            # One who does not read keeps nothing from being evicted.
+            reader.release()
+            return None
+        if not sent:
+            raise OSError('the data file was cut short')
+        self._vain = 0
+        self._offset = offset + sent
+        self.since = host.now
+        host.counts.bytes_sent += sent
+        return sent
+
+    def _done(self) -> None:
+        if self._reader is not None:
+            self._reader.release()
+        self.since = self._host.now
+        self._host.counts.requests += 1
+        if not self._keep:
+            self.channel.finish()
+            self.state = State.ENDING
+        else:
+            self.state = State.READING
+        if self._received or self.channel.readable:
+            self._host.again(self)
+
+    def _drain(self) -> None:
+        if not self.channel.readable:
+            return
+        if self.channel.drain():
+            self.close()
+        else:
+            self._host.again(self)
+
+    # What is missing
+
+    def _fetch(self) -> None:
+        reader, offset = self._reader, self._offset
+        assert reader is not None
+        left = self._end - offset
+        self.state = State.WAITING
+        self._host.counts.missed += 1
+        self._vain += 1
+        in_vain = self._vain > _MOST_VAIN
+
+        def bring() -> bytes:
+            if not in_vain and reader.bring(offset, min(left, _RUN)):
+                return b''
+            buffer = bytearray(min(left, _UNKEPT))
+            reader.read(memoryview(buffer), offset)
+            return bytes(buffer)
+
+        self._host.work(bring, self._fetched)
+
+    def _fetched(self, found: bytes | Exception) -> None:
+        if self.state is State.CLOSED:
+            self._drop_reader()
+            self._host.gone(self)
+            return
+        self.state = State.SENDING
+        self.since = self._host.now
+        if isinstance(found, bytes):
+            if found:
+                # It is here already, and goes out before any more is.
+                self._begun = True
+                self._text += found
+                self._offset += len(found)
+                self._host.counts.bytes_sent += len(found)
+            self.go()
+        elif isinstance(found, exceptions.TransferError) and not self._begun:
+            self._start(self._failure(found))
+            self.go()
+        else:
+            # Fewer bytes than the headers say: the client sees that.
+            LOG.warning('an answer ends early: %s', found)
+            self.close()
+
+    # The end
+
+    def close(self) -> None:
+        """End it, whatever it does; idempotent."""
+        if self.state is State.CLOSED:
+            return
+        if self.state in (State.SENDING, State.WAITING):
+            self._host.counts.broken += 1
+        waiting = self.state is State.WAITING
+        self.state = State.CLOSED
+        self.channel.close()
+        if not waiting:
+            # Otherwise the other thread has it still.
+            self._drop_reader()
+        self._host.gone(self)
+
+    def expire(self, limits: Limits) -> None:
+        """End what has taken too long."""
+        age = self._host.now - self.since
+        if self.state is State.ENDING:
+            if age > limits.ending:
+                self.close()
+        elif self.state is State.SENDING:
+            if age > limits.sending:
+                LOG.info('a client takes nothing any more')
+                self.close()
+        elif self.state is State.READING:
+            if self._received and age > limits.head:
+                self._refuse(
+                    http_message.Refused(408, 'the request takes too long')
+                )
+                self.go()
+            elif age > limits.idle:
+                self.close()
+
+
+class Limits(typing.NamedTuple):
+    """Seconds after which a connection is given up.
+
+    :ivar head: for a request to come as a whole
+    :ivar idle: between two requests
+    :ivar sending: without a byte that the client takes
+    :ivar ending: for a client to take the end and close, too
+    """
+
+    head: float = 10.0
+    idle: float = 75.0
+    sending: float = 60.0
+    ending: float = 2.0

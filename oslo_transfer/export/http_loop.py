@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One thread that serves all connections, and never waits for one.
+
+What is there goes out by sendfile(2); what has to be fetched first is left
+to other threads meanwhile. A client that does not read costs a descriptor.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from collections.abc import Sequence
+import errno
+import logging
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+import typing
+
+from oslo_transfer.export import exported
+from oslo_transfer.export import http_channel
+from oslo_transfer.export import http_connection
+from oslo_transfer.export import http_workers
+
+LOG = logging.getLogger(__name__)
+
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+# Each change is told once: no call is needed to wait for another one.
+_ALL = _IN | _OUT | select.EPOLLRDHUP | select.EPOLLET
+# Seconds between two looks at what has taken too long.
+_TICK = 0.5
+_EVENTS = 256
+# Connections that are taken in one turn.
+_ACCEPTS = 32
+# Seconds for which nobody is taken after that has failed.
+_PAUSE = 0.2
+# What a system has too little of, and will have again.
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Loop:
+    """Serves connections until it is stopped.
+
+    :param listeners: sockets that listen; owned
+    :param tls: a server's context, or None
+    :param find: the image of a name, or None
+    :param limits: seconds
+    :param most: connections at once; a further one takes the place of the
+        one that was idle for the longest time
+    :param workers: threads that fetch, at most
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        tls: ssl.SSLContext | None,
+        find: Callable[[str], exported.Exported | None],
+        limits: http_connection.Limits,
+        most: int,
+        workers: int,
+    ) -> None:
+        self._tls = tls
+        self.find = find
+        self._limits = limits
+        self._most = most
+        self._workers = http_workers.Workers(workers)
+        self.now = time.monotonic()
+        self.counts = http_connection.Counts()
+        #: How many were taken since the start.
+        self.accepted = 0
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._connections: dict[int, http_connection.Connection] = {}
+        # Closed, while another thread still has the reader.
+        self._leaving: set[http_connection.Connection] = set()
+        self._turns: collections.deque[http_connection.Connection] = (
+            collections.deque()
+        )
+        self._lock = threading.Lock()
+        # From other threads.
+        self._calls: collections.deque[Callable[[], None]] = (
+            collections.deque()
+        )
+        self._ended = False
+        # Nobody is taken before that.
+        self._paused = 0.0
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        for fd in (self._bell, *self._listeners):
+            self._epoll.register(fd, _IN)
+        self._thread = threading.Thread(
+            target=self._run, name='oslo-transfer-http', daemon=True
+        )
+
+    # For other threads
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """End all; what is being sent ends early.
+
+        Waits for threads that fetch, but not for longer.
+        """
+        self.call(self._end)
+        self._thread.join()
+        self._workers.close(seconds)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have something done in the loop's thread; from any thread.
+
+        Where that has ended it is done here.
+        """
+        with self._lock:
+            if self._bell >= 0:
+                self._calls.append(function)
+                os.eventfd_write(self._bell, 1)
+                return
+        function()
+
+    def drop(self, image: exported.Exported, seconds: float) -> bool:
+        """End all connections that read an image.
+
+        :param seconds: for a thread that fetches to be done
+        :returns: whether nobody reads it any more
+        """
+        end = time.monotonic() + seconds
+        while self._thread.is_alive():
+            closed = threading.Event()
+            self.call(lambda: self._close_all(image, closed))
+            closed.wait(_TICK)
+            if closed.is_set() and not any(
+                connection.image is image for connection in set(self._leaving)
+            ):
+                break
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_PAUSE / 10)
+        return True
+
+    def __len__(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    # For connections
+
+    def again(self, connection: http_connection.Connection) -> None:
+        """Give it another turn when others had theirs."""
+        if not connection.queued:
+            connection.queued = True
+            self._turns.append(connection)
+
+    def work(
+        self,
+        job: Callable[[], typing.Any],
+        then: Callable[[typing.Any], None],
+    ) -> None:
+        """Run a job in another thread, then something in this one."""
+
+        def run() -> None:
+            try:
+                found = job()
+            except Exception as exc:
+                found = exc
+            self.call(lambda: then(found))
+
+        self._workers.do(run)
+
+    def gone(self, connection: http_connection.Connection) -> None:
+        """It is closed, which also took it from epoll."""
+        fd = connection.channel.fd
+        if self._connections.get(fd) is connection:
+            del self._connections[fd]
+        if connection.image is None:
+            self._leaving.discard(connection)
+        else:
+            self._leaving.add(connection)
+
+    # The thread
+
+    def _run(self) -> None:
+        due = 0.0
+        while not self._ended:
+            # Whoever has more to send takes turns with what happens.
+            events = self._epoll.poll(0 if self._turns else _TICK, _EVENTS)
+            self.now = time.monotonic()
+            for fd, mask in events:
+                connection = self._connections.get(fd)
+                if connection is not None:
+                    connection.on_event(mask)
+                elif fd in self._listeners:
+                    self._accept(self._listeners[fd])
+                elif fd == self._bell:
+                    self._answer_bell()
+            for _ in range(len(self._turns)):
+                connection = self._turns.popleft()
+                connection.queued = False
+                connection.go()
+            if self.now >= due:
+                due = self.now + _TICK
+                self._look_around()
+        self._close()
+
+    def _answer_bell(self) -> None:
+        os.eventfd_read(self._bell)
+        self._run_calls()
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            try:
+                self._calls.popleft()()
+            except Exception:
+                LOG.exception('in the thread of the HTTP export')
+
+    def _close_all(
+        self, image: exported.Exported, closed: threading.Event
+    ) -> None:
+        for connection in list(self._connections.values()):
+            if connection.image is image:
+                connection.close()
+        closed.set()
+
+    def _look_around(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.expire(self._limits)
+        if self._paused and self.now >= self._paused:
+            self._paused = 0.0
+            for fd in self._listeners:
+                self._epoll.modify(fd, _IN)
+
+    # Who comes and goes
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                sock, _address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if exc.errno in _SHORT:
+                    self._make_room(exc)
+                    return
+                # Whoever it was has gone already: accept(2).
+                continue
+            try:
+                self._take(sock)
+            except (OSError, ValueError) as exc:
+                LOG.debug('a client has gone: %s', exc)
+
+    def _take(self, sock: socket.socket) -> None:
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if len(self._connections) >= self._most:
+            self._end_idle()
+        if len(self._connections) >= self._most:
+            sock.close()
+            LOG.warning('more than %d clients at once', self._most)
+            return
+        channel = (
+            http_channel.Channel(sock)
+            if self._tls is None
+            else http_channel.SecureChannel(sock, self._tls)
+        )
+        connection = http_connection.Connection(channel, self)
+        self._connections[channel.fd] = connection
+        self.accepted += 1
+        self._epoll.register(channel.fd, _ALL)
+
+    def _make_room(self, exc: OSError) -> None:
+        """Descriptors or memory are used up; some will come back."""
+        LOG.warning('taking a client: %s', exc)
+        if not self._end_idle():
+            self._paused = self.now + _PAUSE
+            for fd in self._listeners:
+                self._epoll.modify(fd, 0)
+
+    def _end_idle(self) -> bool:
+        """End the connection that was idle for the longest time."""
+        idle = [each for each in self._connections.values() if each.is_idle]
+        if not idle:
+            return False
+        min(idle, key=lambda connection: connection.since).close()
+        return True
+
+    def _end(self) -> None:
+        self._ended = True
+
+    def _close(self) -> None:
+        for sock in self._listeners.values():
+            sock.close()
+        for connection in list(self._connections.values()):
+            connection.close()
+        with self._lock:
+            bell, self._bell = self._bell, -1
+        os.close(bell)
+        self._epoll.close()
+        self._run_calls()
