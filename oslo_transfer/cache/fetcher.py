@@ -29,13 +29,17 @@ LOG = logging.getLogger(__name__)
 #: What is needed: somebody waits, a reader will come to it, or some day.
 NOW, SOON, SOMEDAY = range(3)
 
-#: The most bytes of a run that nobody waits for. With four of them on their
-#: way a line of 1 Gbit/s is full at a round trip of 250 ms.
-RUN_BYTES = 8 << 20
+#: The most bytes of a run that nobody waits for: each costs a round trip or
+#: more, and gives way when it has to.
+RUN_BYTES = 32 << 20
 # Of one that somebody waits for: others come to wait for something else.
 _URGENT_BYTES = 1 << 20
 # The most that is queued of each kind that nobody waits for, in bytes.
 _QUEUE_BYTES = 256 << 20
+# Streams for what nobody waits for: to begin with, and the parts of its time
+# that one waits for the peer from which on there is one more, or one less.
+_WIDE = 2
+_WAITS_MOSTLY, _WAITS_LITTLE = 0.8, 0.4
 # What is read and stored in one go.
 _AT_ONCE = 1 << 20
 # Seconds after which one who waits gets what has come of it.
@@ -130,6 +134,7 @@ class Fetcher:
         self._threads: set[threading.Thread] = set()
         self._idle = 0
         self._waiting = 0
+        self._wide = _WIDE
         self._closed = False
         self._full_since = 0.0
         #: Bytes that came from the origin.
@@ -223,14 +228,26 @@ class Fetcher:
                     # It ends with the chunk that is being read.
                     run.abandoned = True
 
-    def owed(self, level: int) -> int:
-        """Bytes that are queued or being read."""
+    def wait_until_owed(
+        self, level: int, most: int, ctx: _context.Context
+    ) -> None:
+        """Wait until no more bytes than that are queued or being read.
+
+        :raises TransferError: the context's, or the cache was closed
+        """
+        most = most // self._blocks.block_bytes
         with self._changed:
-            return self._blocks.block_bytes * sum(
-                run.end - run.first
-                for run in (*self._queues[level], *self._reading)
-                if run.level == level
-            )
+            while self._owed(level) > most:
+                self._check_open()
+                self._changed.wait(_context.TICK)
+                ctx.check()
+
+    def _owed(self, level: int) -> int:
+        return sum(
+            run.end - run.first
+            for run in (*self._queues[level], *self._reading)
+            if run.level == level
+        )
 
     def read_past(self, view: memoryview, offset: int) -> None:
         """Read from the origin, for what is here cannot be read.
@@ -322,10 +339,24 @@ class Fetcher:
         """Whether a thread is left for what is needed more badly."""
         if level == NOW:
             return True
-        later = [run.level for run in self._reading if run.level != NOW]
-        if level == SOON:
-            return len(later) < max(1, self._streams - 1)
-        return len(later) < max(1, self._streams - 2)
+        later = sum(run.level != NOW for run in self._reading)
+        left = 1 if level == SOON else 2
+        return later < max(1, min(self._streams - left, self._wide))
+
+    def _judge(self, waited: float) -> None:
+        """Read by more streams where the peer is slow, by less where not.
+
+        :param waited: the part of its time that a stream has waited
+        """
+        if waited > _WAITS_MOSTLY and self._wide < self._streams:
+            with self._changed:
+                busy = sum(run.level != NOW for run in self._reading)
+                if self._wide <= busy < self._streams:
+                    self._wide += 1
+                    self._changed.notify_all()
+        elif waited < _WAITS_LITTLE and self._wide > _WIDE:
+            with self._changed:
+                self._wide = max(_WIDE, self._wide - 1)
 
     def _next(self, level: int) -> Run | None:
         queue = self._queues[level]
@@ -364,12 +395,19 @@ class Fetcher:
         end = min(run.end * size, self._blocks.size)
         if not self._goes_on(run):
             return
+        began = time.monotonic()
         with self._origin.stream(start, end - start) as stream:
+            # Opening it is waiting, too.
+            waited = stream.waited - time.monotonic() + began
             carried = 0
             while True:
                 filled = self._fill(
                     stream, buffer[: end - start], carried, run.flights
                 )
+                if run.level != NOW:
+                    now = time.monotonic()
+                    self._judge((stream.waited - waited) / (now - began))
+                    began, waited = now, stream.waited
                 whole = (
                     filled
                     if start + filled == end
@@ -396,10 +434,7 @@ class Fetcher:
                     return True
                 if run.abandoned:
                     break
-                if self._queues[NOW] and not (
-                    self._idle or len(self._threads) < self._streams
-                ):
-                    # Nobody else will read it.
+                if self._stands_in_the_way(run):
                     self._queues[run.level].appendleft(
                         run.part(run.first, run.end)
                     )
@@ -413,6 +448,16 @@ class Fetcher:
                     del self._flights[run.first + number]
                 run.flights.clear()
             return False
+
+    def _stands_in_the_way(self, run: Run) -> bool:
+        """Whether no thread is left for what is needed more badly."""
+        if self._queues[NOW]:
+            return not self._idle and len(self._threads) >= self._streams
+        return (
+            run.level == SOMEDAY
+            and bool(self._queues[SOON])
+            and not self._may(SOON)
+        )
 
     def _fill(
         self,

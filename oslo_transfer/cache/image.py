@@ -3,16 +3,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 import threading
+import time
 import typing
 
 from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import fetcher as _fetcher
+from oslo_transfer.cache import hydrate as _hydrate
 from oslo_transfer.cache import origin as _origin
 from oslo_transfer.cache import reader as _reader
 from oslo_transfer import context as _context
+from oslo_transfer import digest as _digest
 from oslo_transfer.drivers import base
+from oslo_transfer import limiter as _limiter
+
+# Seconds for a thread to notice that it has to end.
+_END = 5.0
 
 
 class CachedImage:
@@ -53,6 +62,7 @@ class CachedImage:
         )
         self._lock = threading.Lock()
         self._readers: set[_Reader] = set()
+        self._background: list[_hydrate.Background] = []
         # Of readers that were closed.
         self._hits = self._misses = self._served = 0
 
@@ -74,6 +84,66 @@ class CachedImage:
                 self._hits += reader.hits
                 self._misses += reader.misses
                 self._served += reader.served
+
+    def prefetch(
+        self,
+        ranges: Iterable[tuple[int, int]],
+        rate: int | None = None,
+    ) -> _hydrate.Prefetch:
+        """Have what was foreseen brought, in this order. Does not block.
+
+        :param ranges: offsets and lengths in bytes, inside of the image
+        :param rate: bytes per second; None for no limit
+        """
+        made = _hydrate.Prefetch(
+            self.blocks,
+            self._fetcher,
+            self._ctx,
+            _limiter.Limiter(rate),
+            ranges,
+        )
+        self._start(made)
+        return made
+
+    def hydrate(
+        self,
+        *,
+        delay: float = 0.0,
+        rate: int | None = None,
+        expected: _digest.Expected | None = None,
+        on_state: Callable[[_hydrate.Hydration], None] | None = None,
+    ) -> _hydrate.Hydration:
+        """Have the rest brought, and verify the whole. Does not block.
+
+        What somebody waits for goes before it.
+
+        :param delay: seconds before it begins
+        :param rate: bytes per second; None for no limit. It may be changed
+            later, by the ``limiter`` of what is returned
+        :param expected: the digest of the whole; without it each block is
+            compared with its checksum
+        :param on_state: called with what is returned at each change of its
+            state, in its thread
+        """
+        made = _hydrate.Hydration(
+            self.blocks,
+            self._fetcher,
+            self._ctx,
+            _limiter.Limiter(rate),
+            delay=delay,
+            expected=expected,
+            on_state=on_state,
+        )
+        self._start(made)
+        return made
+
+    def _start(self, made: _hydrate.Background) -> None:
+        with self._lock:
+            self._background = [
+                each for each in self._background if not each.wait(0)
+            ]
+            self._background.append(made)
+            made.start()
 
     @property
     def error(self) -> Exception | None:
@@ -106,6 +176,11 @@ class CachedImage:
         """End all reading, within seconds; idempotent."""
         self._ctx.stop.set()
         self._fetcher.close()
+        end = time.monotonic() + _END
+        with self._lock:
+            background, self._background = self._background, []
+        for each in background:
+            each.wait(max(0.0, end - time.monotonic()))
 
     def __enter__(self) -> typing.Self:
         return self

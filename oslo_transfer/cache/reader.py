@@ -20,8 +20,8 @@ _SURELY = 1 << 20
 _MOST = 64 << 20
 # The most that is asked for at once by one who waits.
 _DEMAND = 8 << 20
-# One who reads in order may be this far off, as by several connections.
-_NEAR = 1 << 20
+# One who reads in order may leave so much out, for others read it.
+_NEAR = 256 * 1024
 
 Touch = Callable[[int, int], None]
 
@@ -66,18 +66,25 @@ class Reader:
     def claim(self, offset: int, length: int) -> int:
         """How many bytes may go out of :attr:`fd` now; never blocks."""
         count = self._claim(offset, length)
-        if offset != self._next:
-            self._jump(offset, length)
-        if offset // self._block_bytes != self._last:
-            self._last = offset // self._block_bytes
-            if self._on_touch is not None:
+        end = offset + count
+        if not 0 <= offset - self._next < _NEAR:
+            # It is not what comes next.
+            self._begun = offset
+            self._mark = offset + length + _AFTER
+            if self._ahead:
+                self._fetcher.forget(self)
+                self._ahead = 0
+        elif end > self._mark:
+            self._look_ahead(end)
+        self._next = end
+        if self._on_touch is not None:
+            block = offset // self._block_bytes
+            if block != self._last:
+                self._last = block
                 self._on_touch(offset, length)
         if count:
-            self._next = end = offset + count
             self.hits += 1
             self.served += count
-            if end > self._mark:
-                self._look_ahead(end)
         return count
 
     def release(self) -> None:
@@ -92,17 +99,19 @@ class Reader:
         self.misses += 1
         size = self._block_bytes
         first = offset // size
+        end = -(-(offset + min(length, _DEMAND)) // size)
         while True:
-            with self._blocks.pinned(offset, length) as count:
-                if count:
-                    return True
-            end = -(-(offset + min(length, _DEMAND)) // size)
             flight = self._fetcher.want(first, end)[0]
             if flight is not None:
                 self._fetcher.wait(flight, self._ctx)
-                if flight.data is not None:
-                    self._kept = first, flight.data
-                    return False
+                if flight.data is None:
+                    return True
+                self._kept = first, flight.data
+                return False
+            # It is here, but was not compared yet.
+            with self._blocks.pinned(offset, length) as count:
+                if count:
+                    return True
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill a buffer; blocks until all of it is there.
@@ -172,17 +181,6 @@ class Reader:
         self.served += len(part)
         self._next = offset + len(part)
         return len(part)
-
-    def _jump(self, offset: int, length: int) -> None:
-        """It is not what comes next."""
-        if self._begun != self._next and -_NEAR < offset - self._next < _NEAR:
-            # Another one of those who read together was quicker.
-            return
-        if self._ahead:
-            self._fetcher.forget(self)
-            self._ahead = 0
-        self._begun = self._next = offset
-        self._mark = offset + max(length, _AFTER)
 
     def _look_ahead(self, end: int) -> None:
         """Have what comes next brought where it is read in order."""
