@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import itertools
+import logging
 import os
 import threading
 import typing
@@ -20,14 +21,18 @@ import zlib
 
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
+from oslo_transfer.cache import clock
 from oslo_transfer.cache import datafile
+from oslo_transfer.cache import places
 from oslo_transfer.cache import table
 from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
-#: Names of the files of an object, in its directory.
-DATA, MAP = 'data', 'map'
+LOG = logging.getLogger(__name__)
+
+# Seconds for a disk to take what is being written.
+_PATIENCE = 10.0
 
 
 class Owner(typing.Protocol):
@@ -42,8 +47,8 @@ class Owner(typing.Protocol):
         :raises StorageError: the disk does not work
         """
 
-    def release(self, image: Blocks) -> None:
-        """One who opened it does not need it any more."""
+    def release(self) -> None:
+        """One who opened the object does not need it any more."""
 
 
 class Blocks:
@@ -74,28 +79,30 @@ class Blocks:
         #: How many blocks the object has.
         self.count = header.blocks
         #: The data file: the object's layout, with holes.
-        self.path = os.path.join(directory or '/', DATA)
+        self.path = os.path.join(directory or '', places.DATA)
         #: Whether blocks can be put.
         self.keeps = directory is not None
         #: Whether none is to be evicted.
         self.stays = False
         self._owner = owner
         self._flushing = threading.Lock()
-        # The group of blocks where evicting goes on.
-        self._hand = 0
         self._map = blockmap.BlockMap(
-            datafile.open_file(directory, MAP),
-            os.path.join(directory or '/', MAP),
+            datafile.open_file(directory, places.MAP),
+            os.path.join(directory or '', places.MAP),
             header,
         )
         try:
             self._table = table.Table(self._map, header)
             self._file = datafile.DataFile(
-                datafile.open_file(directory, DATA), self.path
+                datafile.open_file(directory, places.DATA), self.path
             )
         except BaseException:
             self._map.close()
             raise
+        #: Finds blocks to let go of.
+        self.clock = clock.Clock(
+            self._file, size, block_bytes, self._table.touched
+        )
         try:
             self._file.resize(size, self._map.found)
             if directory is not None:
@@ -144,8 +151,6 @@ class Blocks:
         :raises NoSpace: there is no room for them; they are not there
         :raises StorageError: the disk does not work
         """
-        if not self.keeps:
-            raise exceptions.NoSpace(f'nothing is kept in {self.path}')
         size = self.block_bytes
         parts = [data[at : at + size] for at in range(0, len(data), size)]
         blocks = range(first, first + len(parts))
@@ -156,12 +161,14 @@ class Blocks:
         # Evicting must not punch what is just being written.
         try:
             with self._table.pinned(blocks):
+                if not self.keeps:
+                    raise exceptions.NoSpace(f'{self.path} is not written')
                 with self._room(len(data) if table.RIGHT in kinds else 0):
                     self._store(first, kinds, data)
-                if not self._table.put(first, checksums, kinds, losses):
-                    raise exceptions.StorageError(
-                        f'{self.path} has lost what was written'
-                    )
+                    if not self._table.put(first, checksums, kinds, losses):
+                        raise exceptions.StorageError(
+                            f'{self.path} has lost what was written'
+                        )
         except exceptions.TransferError:
             with contextlib.suppress(exceptions.TransferError):
                 self._table.give_back(blocks, self._punch)
@@ -170,7 +177,7 @@ class Blocks:
     def _room(
         self, length: int
     ) -> contextlib.AbstractContextManager[None, bool | None]:
-        if self._owner is None or not length:
+        if self._owner is None:
             return contextlib.nullcontext()
         return self._owner.room(self, length)
 
@@ -234,6 +241,11 @@ class Blocks:
     def _length(self, index: int) -> int:
         return min(self.block_bytes, self.size - index * self.block_bytes)
 
+    def scrub(self, index: int) -> bool:
+        """As :meth:`compare`, with what the disk has."""
+        self._file.drop_cached(index * self.block_bytes, self.block_bytes)
+        return self.compare(index)
+
     def doubt(self, offset: int, length: int) -> None:
         """Have blocks compared again: they could not be read, or sent."""
         size = self.block_bytes
@@ -281,40 +293,6 @@ class Blocks:
 
     # Letting go
 
-    @property
-    def swept(self) -> bool:
-        """Whether the clock of :meth:`coldest` has come to the end."""
-        return not self._hand
-
-    def coldest(self, wanted: int) -> list[int]:
-        """Blocks to let go of, by a clock that goes at most to the end.
-
-        It spares what was used since it came by the last time. For one
-        thread at a time.
-
-        :param wanted: how many bytes of the disk to find, if possible
-        """
-        found: list[int] = []
-        group_bytes = claimer.GROUP * self.block_bytes
-        hand = self._hand
-        for start, end in self._file.allocated(hand * group_bytes, self.size):
-            hand = max(hand, start // group_bytes)
-            while hand * group_bytes < end:
-                if wanted <= 0:
-                    self._hand = hand
-                    return found
-                if self._table.touched[hand]:
-                    self._table.touched[hand] = 0
-                else:
-                    at = hand * group_bytes
-                    wanted -= min(end, at + group_bytes) - max(start, at)
-                    first = hand * claimer.GROUP
-                    last = min(first + claimer.GROUP, self.count)
-                    found.extend(range(first, last))
-                hand += 1
-        self._hand = 0
-        return found
-
     def evict(self, blocks: Iterable[int]) -> int:
         """Let go of blocks that nobody uses; returns how many.
 
@@ -331,7 +309,7 @@ class Blocks:
                 self._map.save(self._table.changes())
             finally:
                 self._table.give_back(gone, self._punch)
-        return len(gone)
+            return len(gone)
 
     def _punch(self, index: int) -> None:
         self._file.punch(index * self.block_bytes, self._length(index))
@@ -357,6 +335,8 @@ class Blocks:
             that worked is gone
         """
         with self._flushing:
+            if self._file.fd < 0:
+                return 0
             batch = self._table.batch()
             if batch:
                 try:
@@ -384,12 +364,21 @@ class Blocks:
         if self._owner is None:
             self.shut()
         else:
-            self._owner.release(self)
+            self._owner.release()
 
     def shut(self) -> None:
-        """Close the files; what was not flushed is missing afterwards."""
-        self._file.close()
-        self._map.close()
+        """Close the files; what was not flushed is missing afterwards.
+
+        Waits for those who put or read, but not for long: then the files
+        stay open, for another one could get their numbers.
+        """
+        self.keeps = False
+        if self._table.quiet(_PATIENCE):
+            with self._flushing:
+                self._file.close()
+                self._map.close()
+        else:
+            LOG.warning('%s is still in use, and left open', self.path)
 
 
 def _kind(block: memoryview) -> int:

@@ -70,6 +70,11 @@ class DataFile:
                 done += count
         return done
 
+    def drop_cached(self, offset: int, length: int) -> None:
+        """Have bytes read from the disk the next time; only a hint."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_DONTNEED)
+
     def punch(self, offset: int, length: int) -> None:
         """Make bytes zeros that take no space, if the disk can do that.
 

@@ -32,6 +32,7 @@ class Table:
         self._map = found
         self._block_bytes = header.block_bytes
         self._lock = threading.Lock()
+        self._unused = threading.Condition(self._lock)
         # Put, and not known to be durable yet: number and checksum.
         self._fresh: dict[int, int] = {}
         #: When the first of them was put, by ``time.monotonic()``.
@@ -124,6 +125,13 @@ class Table:
                     self._pins[index] -= 1
                     if not self._pins[index]:
                         del self._pins[index]
+                if not self._pins:
+                    self._unused.notify_all()
+
+    def quiet(self, seconds: float) -> bool:
+        """Wait until nothing is pinned; returns whether nothing is."""
+        with self._lock:
+            return self._unused.wait_for(lambda: not self._pins, seconds)
 
     def claimer(self) -> claimer.Claimer:
         """One who claims blocks without a lock."""

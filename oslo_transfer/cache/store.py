@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A directory with the blocks of many objects; one process has it.
+
+It holds a file ``lock``, and for each object a directory of its key's name
+with the files ``data`` and ``map``. Those that are of no use, such as ones
+of another version of this library, are removed. Whatever else is there is
+left alone; and a directory that has other things but no ``lock`` is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import logging
+import os
+import threading
+import time
+
+from oslo_transfer.cache import blockmap
+from oslo_transfer.cache import blocks as _blocks
+from oslo_transfer.cache import owner as _owner
+from oslo_transfer.cache import places
+from oslo_transfer.cache import room as _room
+from oslo_transfer import exceptions
+
+LOG = logging.getLogger(__name__)
+
+# A disk that cannot be written must not keep anybody from reading.
+_UNWRITABLE = (
+    exceptions.AccessDenied,
+    exceptions.NoSpace,
+    exceptions.StorageError,
+)
+# What was put is made durable after so many bytes, or seconds.
+_FLUSH_BYTES = 64 << 20
+_FLUSH_SECONDS = 5.0
+_TICK = 0.1
+_PATIENCE = 10.0
+
+
+class _Held:
+    """An object that is open, and how many use it."""
+
+    image: _blocks.Blocks
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self.users = 0
+
+    def room(
+        self, image: _blocks.Blocks, length: int
+    ) -> contextlib.AbstractContextManager[None]:
+        return self._store.room(image, length)
+
+    def release(self) -> None:
+        self._store.release(self._key)
+
+
+class Store:
+    """Keeps blocks of objects in a directory. Thread-safe.
+
+    Where the directory cannot be written nothing is kept, and everything
+    else goes on; :meth:`statistics` says so.
+
+    :param directory: made if it is not there
+    :param quota_bytes: the most bytes of disk to take; 0 for no limit
+    :param block_bytes: size of the blocks of objects that are new
+    :param owner: where this process can be talked to, for those who find
+        the directory in use
+    :raises Unavailable: another process has it
+    :raises ConfigurationError: it is used for something else
+    :raises TransferError: it cannot be read
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        quota_bytes: int,
+        block_bytes: int = 64 * 1024,
+        owner: str = '',
+    ) -> None:
+        self._directory = os.path.abspath(directory)
+        self._block_bytes = block_bytes
+        self._quota = quota_bytes
+        # Who is open, and who is not: those last used last. RLock: what
+        # nobody has open is let go of while it is held.
+        self._lock = threading.RLock()
+        self._held: dict[str, _Held] = {}
+        self._idle: dict[str, blockmap.Header] = {}
+        self._room = _room.Room(quota_bytes or None, self._lock, self._spare)
+        self._damaged = self._flushed = 0
+        self._closing = threading.Event()
+        self._put = threading.Event()
+        self._owned: _owner.Lock | None = None
+        try:
+            self._owned = _owner.Lock(self._directory, owner)
+        except _UNWRITABLE as exc:
+            self._room.failed(exc)
+        try:
+            if self._owned is not None:
+                self._look()
+            self._flusher = threading.Thread(
+                target=self._flush_always,
+                name='oslo-transfer-flush',
+                daemon=True,
+            )
+            self._flusher.start()
+        except BaseException:
+            if self._owned is not None:
+                self._owned.close()
+            raise
+
+    def _look(self) -> None:
+        self._idle = places.find(self._directory)
+        for key in self._idle:
+            self._measure(key)
+        # One that died may have left more than is allowed.
+        self._room.shrink()
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._directory, key)
+
+    def _measure(self, key: str) -> None:
+        path = self._path(key)
+        self._room.measure(
+            os.path.join(path, places.DATA), places.disk_bytes(path)
+        )
+
+    def _remove(self, key: str) -> None:
+        self._idle.pop(key, None)
+        places.remove(self._path(key))
+        self._measure(key)
+
+    # Objects
+
+    def open(self, key: str, size: int, identity: bytes) -> _blocks.Blocks:
+        """Have the blocks of an object; to be given back by its ``close()``.
+
+        Blocks of another version are removed. Where nothing can be written
+        there are none, and none can be put.
+
+        :param key: names the object: letters, digits, and ``._-``
+        :param size: in bytes
+        :param identity: 32 bytes that tell its versions apart
+        :raises Unavailable: another version is in use
+        """
+        if not places.is_key(key):
+            raise ValueError(f'{key!r} is no key of an object')
+        return self._open(
+            key, blockmap.Header(self._block_bytes, size, identity)
+        )
+
+    def _open(self, key: str, header: blockmap.Header) -> _blocks.Blocks:
+        with self._lock:
+            held = self._held.get(key)
+            if held is None:
+                held = self._held[key] = self._make(key, header)
+                self._idle.pop(key, None)
+            image = held.image
+            if (image.size, image.identity) != header[1:]:
+                raise exceptions.Unavailable(
+                    f'another version of {key} is in use'
+                )
+            held.users += 1
+            return image
+
+    def _make(self, key: str, header: blockmap.Header) -> _Held:
+        size, identity = header.size, header.identity
+        held = _Held(self, key)
+        if self._owned is not None:
+            try:
+                held.image = _blocks.Blocks(
+                    self._path(key), size, header.block_bytes, identity, held
+                )
+                self._room.join(held.image)
+                return held
+            except _UNWRITABLE as exc:
+                self._room.failed(exc)
+        held.image = _blocks.Blocks(
+            None, size, header.block_bytes, identity, held
+        )
+        return held
+
+    def identity_of(self, key: str) -> bytes | None:
+        """Which version of an object there is; None if there is none."""
+        with self._lock:
+            held = self._held.get(key)
+            if held is not None:
+                return held.image.identity
+            header = self._idle.get(key)
+            return header.identity if header is not None else None
+
+    def take(self, key: str) -> str:
+        """Give the data file of an open object away.
+
+        Nothing is put into it or evicted from it any more; who has it open
+        reads on. It counts no more, and may be renamed.
+
+        :returns: its path
+        :raises TransferError: what was put is not durable
+        """
+        with self._lock:
+            image = self._held[key].image
+            image.detach()
+            self._room.leave(image)
+            self._room.measure(image.path, 0)
+            return image.path
+
+    def release(self, key: str) -> None:
+        """One who has opened an object does not need it any more.
+
+        The last one makes it durable, and closes it.
+        """
+        with self._lock:
+            held = self._held[key]
+            held.users -= 1
+            if not held.users:
+                self._shut(key)
+
+    def _shut(self, key: str) -> None:
+        image = self._held.pop(key).image
+        try:
+            image.flush()
+        except exceptions.TransferError as exc:
+            self._room.failed(exc)
+        self._room.leave(image)
+        image.shut()
+        self._damaged += image.damaged
+        header = places.header_of(self._path(key))
+        if header is None:
+            self._remove(key)  # It was given away.
+        else:
+            self._idle[key] = header
+            places.touch(self._path(key))
+            self._measure(key)
+
+    # What an object asks for
+
+    @contextlib.contextmanager
+    def room(self, image: _blocks.Blocks, length: int) -> Iterator[None]:
+        """As an :class:`~oslo_transfer.cache.blocks.Owner` has it."""
+        with self._room.taken(image, length):
+            yield
+        self._put.set()
+
+    def _spare(self, excess: int) -> int:
+        """Let go of blocks that nobody has open, the oldest objects first."""
+        freed = 0
+        for key, header in [*self._idle.items()]:
+            if freed >= excess:
+                break
+            freed += self._spare_from(key, header, excess - freed)
+        return freed
+
+    def _spare_from(
+        self, key: str, header: blockmap.Header, excess: int
+    ) -> int:
+        freed = 0
+        try:
+            image = _blocks.Blocks(
+                self._path(key),
+                header.size,
+                header.block_bytes,
+                header.identity,
+            )
+            with contextlib.closing(image):
+                while freed < excess:
+                    freed += self._room.evict_from(image, excess - freed)
+                    if image.clock.swept:
+                        break
+                empty = not image.present
+        except exceptions.TransferError as exc:
+            self._room.failed(exc)
+            empty = False
+        if empty:
+            self._remove(key)
+        return freed
+
+    # To the disk
+
+    def _flush_always(self) -> None:
+        while not self._closing.is_set():
+            self._put.wait()
+            self._put.clear()
+            while self._flush_due() and not self._closing.wait(_TICK):
+                pass
+
+    def _flush_due(self) -> bool:
+        """Flush what is due; returns whether something will be."""
+        now = time.monotonic()
+        left = False
+        with self._lock:
+            images = [held.image for held in self._held.values()]
+        for image in images:
+            count = image.unflushed
+            if count and (
+                count >= _FLUSH_BYTES
+                or now - image.unflushed_since >= _FLUSH_SECONDS
+            ):
+                try:
+                    self._flushed += image.flush()
+                except exceptions.TransferError as exc:
+                    self._room.failed(exc)
+            left = left or image.unflushed > 0
+        return left
+
+    def scrub(self, stop: threading.Event, rate: int | None = None) -> int:
+        """Compare all blocks with their checksums, as they are on the disk.
+
+        Those that are damaged are gone, and are fetched again when they are
+        needed. Blocks until it is done, or told to stop.
+
+        :param rate: bytes per second to read, at most
+        :returns: how many were damaged
+        """
+        with self._lock:
+            keys = [*self._idle, *self._held]
+        return sum(self._scrub(key, stop, rate) for key in keys)
+
+    def _scrub(self, key: str, stop: threading.Event, rate: int | None) -> int:
+        with self._lock:
+            held, header = self._held.get(key), self._idle.get(key)
+            if held is not None:
+                held.users += 1
+                image = held.image
+            elif header is not None:
+                image = self._open(key, header)
+            else:
+                return 0
+        try:
+            before = image.damaged
+            for index in range(image.count):
+                if stop.is_set():
+                    break
+                if image.scrub(index) and rate:
+                    stop.wait(image.block_bytes / rate)
+            return image.damaged - before
+        finally:
+            self.release(key)
+
+    def statistics(self) -> Mapping[str, int]:
+        """What there is, and what happened since it was opened."""
+        with self._lock:
+            images = [held.image for held in self._held.values()]
+            return {
+                'keeps': int(not self._room.problem),
+                'objects': len(images) + len(self._idle),
+                'objects_open': len(images),
+                'bytes_limit': self._quota,
+                'bytes_used': self._room.used,
+                'bytes_refused': self._room.refused,
+                'bytes_unflushed': sum(each.unflushed for each in images),
+                'blocks_evicted': self._room.evicted,
+                'blocks_flushed': self._flushed,
+                'blocks_damaged': self._damaged
+                + sum(each.damaged for each in images),
+            }
+
+    def close(self) -> None:
+        """Make everything durable, and let go of the directory; idempotent.
+
+        Blocks for as long as the disk takes.
+        """
+        self._closing.set()
+        self._put.set()
+        self._flusher.join(_PATIENCE)
+        with self._lock:
+            for key in [*self._held]:
+                self._shut(key)
+        if self._owned is not None:
+            self._owned.close()
