@@ -37,14 +37,14 @@ class BuildFailed(Exception):
 def missing() -> str | None:
     """Why no guest can run here; None if one can."""
     for name in ('qemu-system-x86_64', 'setpriv'):
-        if not _find(name):
+        if not find(name):
             return f'{name} is not installed'
     if (directory() / 'root.ext4').exists():
         return None
     if os.geteuid() != 0:
         return 'only root can build the guest'
     for name in ('mmdebstrap', 'mke2fs'):
-        if not _find(name):
+        if not find(name):
             return f'{name} is not installed'
     return None
 
@@ -71,7 +71,7 @@ def ensure() -> pathlib.Path:
     """
     there = directory()
     there.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(there.with_name(there.name + '.lock')):
+    with locked(there.with_name(there.name + '.lock')):
         if not (there / 'root.ext4').exists():
             _forget_old(there.parent)
             _build(there)
@@ -80,7 +80,8 @@ def ensure() -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Keep other processes from building the same."""
     with open(path, 'w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -107,7 +108,7 @@ def _build(there: pathlib.Path) -> None:
         try:
             _install(temporary / 'root', log)
             _boot_files(temporary / 'root', made)
-            _run(
+            run(
                 log,
                 *('mke2fs', '-q', '-t', 'ext4', '-O', '^has_journal'),
                 *('-E', 'root_owner=0:0', '-d', temporary / 'root'),
@@ -120,7 +121,7 @@ def _build(there: pathlib.Path) -> None:
 
 
 def _install(root: pathlib.Path, log: pathlib.Path) -> None:
-    _run(
+    run(
         log,
         *('mmdebstrap', '--variant=minbase', '--mode=root'),
         '--include=' + ','.join(recipe.PACKAGES),
@@ -138,7 +139,7 @@ def _install(root: pathlib.Path, log: pathlib.Path) -> None:
     site = root / f'usr/local/lib/python{recipe.PYTHON}/dist-packages'
     platforms = ('manylinux2014_x86_64', 'manylinux_2_28_x86_64', 'any')
     # What is installed is for the guest's Python, whichever runs this.
-    _run(
+    run(
         log,
         *(sys.executable, '-m', 'pip', 'install', '--quiet', '--no-compile'),
         *('--disable-pip-version-check', '--only-binary=:all:'),
@@ -149,7 +150,7 @@ def _install(root: pathlib.Path, log: pathlib.Path) -> None:
         *recipe.distributions(),
     )
     # Emulated, that takes minutes.
-    _run(
+    run(
         log,
         'chroot',
         root,
@@ -158,7 +159,7 @@ def _install(root: pathlib.Path, log: pathlib.Path) -> None:
         f'/{site.relative_to(root)}',
         check=False,
     )
-    _run(log, 'chroot', root, 'python3', '-c', 'import os_brick, pytest')
+    run(log, 'chroot', root, 'python3', '-c', 'import os_brick, pytest')
     (root / 'checkout').mkdir()
 
 
@@ -200,16 +201,18 @@ def _modules(root: pathlib.Path, version: str) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def _find(name: str) -> str | None:
+def find(name: str) -> str | None:
+    """Where a program is."""
     return shutil.which(name, path=PATH)
 
 
-def _run(
+def run(
     log: pathlib.Path,
     *command: str | os.PathLike[str],
     check: bool = True,
     **environment: str,
 ) -> None:
+    """Run a step of a build; what it says goes to the log."""
     with open(log, 'ab') as output:
         subprocess.run(
             command,

@@ -21,8 +21,10 @@ from tests.guest_lab import payload
 # other addresses for each process, where nothing that was translated before
 # fits.
 _MEMORY = '1536M'
-_PROCESSOR = 'qemu64'
-_KERNEL = (
+#: The processor that costs least.
+PROCESSOR = 'qemu64'
+#: What the kernel is told.
+KERNEL = (
     *('console=ttyS0', 'quiet', 'panic=-1'),
     *('norandmaps', 'init_on_alloc=0', 'mitigations=off', 'no5lvl'),
     *('hardened_usercopy=off', 'randomize_kstack_offset=off'),
@@ -167,10 +169,10 @@ def _command(guest: pathlib.Path, there: pathlib.Path) -> list[str]:
     return [
         *('qemu-system-x86_64', '-nodefaults', '-no-user-config'),
         *('-display', 'none', '-no-reboot', '-net', 'none'),
-        *('-accel', 'tcg', '-cpu', _PROCESSOR, '-m', _MEMORY),
+        *('-accel', 'tcg', '-cpu', PROCESSOR, '-m', _MEMORY),
         *('-kernel', str(guest / 'kernel')),
         *('-initrd', str(guest / 'initramfs')),
-        *('-append', ' '.join(_KERNEL)),
+        *('-append', ' '.join(KERNEL)),
         *('-chardev', f'file,id=console,path={there / "console"}'),
         *('-serial', 'chardev:console'),
         *('-drive', f'snapshot=on,{disk}{guest / "root.ext4"}'),
