@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
 import enum
+import errno
 import logging
 import select
-import typing
 
 from oslo_transfer import exceptions
 from oslo_transfer.export import exported
 from oslo_transfer.export import http_answer
 from oslo_transfer.export import http_channel
+from oslo_transfer.export import http_host
 from oslo_transfer.export import http_message
 
 LOG = logging.getLogger(__name__)
 
-#: The most bytes that one sends before it is another's turn.
+#: The most bytes that one claims, and about what it sends before it is
+#: another's turn.
 SLICE = 1 << 20
 # What is asked for at once where it is missing; a reader asks further ahead
 # by itself. It is what is brought in vain for one who has gone.
@@ -41,46 +42,6 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class Counts:
-    """What was done since the start.
-
-    :ivar requests: answered to the end
-    :ivar broken: answers that ended before their end
-    :ivar missed: how often what was to be sent had to be fetched first
-    :ivar bytes_sent: of images
-    """
-
-    __slots__ = ('broken', 'bytes_sent', 'missed', 'requests')
-
-    def __init__(self) -> None:
-        self.requests = self.broken = self.missed = self.bytes_sent = 0
-
-
-class Host(typing.Protocol):
-    """What connections need of the loop."""
-
-    #: ``time.monotonic()`` of this turn.
-    now: float
-    counts: Counts
-
-    def find(self, name: str) -> exported.Exported | None:
-        """The image of a name."""
-
-    def again(self, connection: Connection) -> None:
-        """Give it another turn when others had theirs."""
-
-    def work(
-        self, job: Callable[[], typing.Any], then: Callable[[typing.Any], None]
-    ) -> None:
-        """Run a job in another thread, then something in this one.
-
-        :param then: takes what the job returned, or its exception
-        """
-
-    def gone(self, connection: Connection) -> None:
-        """It is closed; told again when another thread let go of it."""
-
-
 class Connection:
     """Used by the thread of the loop.
 
@@ -88,7 +49,9 @@ class Connection:
     :param host: the loop
     """
 
-    def __init__(self, channel: http_channel.Channel, host: Host) -> None:
+    def __init__(
+        self, channel: http_channel.Channel, host: http_host.Host
+    ) -> None:
         self.channel = channel
         self._host = host
         self.state = State.READING
@@ -106,6 +69,9 @@ class Connection:
         # other parts.
         self._text = b''
         self._offset = self._end = 0
+        # Up to where the reader claims it; not more than a slice, which
+        # stays on the disk however long the client takes.
+        self._claimed = 0
         self._parts: Iterator[http_answer.Part] = iter(())
         # Whether any of the answer went out, or may.
         self._begun = False
@@ -196,6 +162,7 @@ class Connection:
         self._keep = answer.keep
         self._parts = iter(answer.parts)
         self._text, self._offset, self._end = next(self._parts)
+        self._claimed = 0
         self._begun = False
         self._vain = 0
         self.state = State.SENDING
@@ -214,15 +181,12 @@ class Connection:
 
     def _send(self) -> None:
         left = SLICE
-        while True:
+        while left > 0:
             if self._offset < self._end:
-                sent = self._send_image(left)
-                if sent is None:
+                sent = self._send_image()
+                if not sent:
                     return
                 left -= sent
-                if left <= 0:
-                    self._host.again(self)
-                    return
             elif self._text:
                 if not self._send_text(more=False):
                     return
@@ -232,6 +196,8 @@ class Connection:
                     self._done()
                     return
                 self._text, self._offset, self._end = part
+                self._claimed = 0
+        self._host.again(self)
 
     def _send_text(self, *, more: bool) -> bool:
         """Send text; False where it has to wait."""
@@ -244,27 +210,37 @@ class Connection:
             self.since = self._host.now
         return True
 
-    def _send_image(self, most: int) -> int | None:
-        """Send some of the image; None where that has to wait."""
+    def _send_image(self) -> int:
+        """Send some of the image; 0 where that has to wait."""
         reader, host = self._reader, self._host
         assert reader is not None
         offset = self._offset
         if self._begun and self._text and not self._send_text(more=True):
-            return None
-        count = reader.claim(offset, min(self._end - offset, most))
-        if not count:
-            self._fetch()
-            return None
-        sent: int | None = None
+            return 0
+        if offset >= self._claimed:
+            count = reader.claim(offset, min(self._end - offset, SLICE))
+            if not count:
+                self._fetch()
+                return 0
+            self._claimed = offset + count
         # Only now it is certain that there is something behind the text.
-        if not self._text or self._send_text(more=True):
-            sent = self.channel.send_file(reader.fd, offset, count)
+        if self._text and not self._send_text(more=True):
+            return 0
+        try:
+            sent = self.channel.send_file(
+                reader.fd, offset, self._claimed - offset
+            )
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+            sent = 0
         if sent is None:
-            # One who does not read keeps nothing from being evicted.
-            reader.release()
-            return None
+            return 0
         if not sent:
-            raise OSError('the data file was cut short')
+            # The disk has lost it: there is another way.
+            self._vain = _MOST_VAIN
+            self._fetch()
+            return 0
         self._vain = 0
         self._offset = offset + sent
         self.since = host.now
@@ -299,6 +275,7 @@ class Connection:
         assert reader is not None
         left = self._end - offset
         self.state = State.WAITING
+        self._claimed = 0
         self._host.counts.missed += 1
         self._vain += 1
         in_vain = self._vain > _MOST_VAIN
@@ -351,7 +328,7 @@ class Connection:
             self._drop_reader()
         self._host.gone(self)
 
-    def expire(self, limits: Limits) -> None:
+    def expire(self, limits: http_host.Limits) -> None:
         """End what has taken too long."""
         age = self._host.now - self.since
         if self.state is State.ENDING:
@@ -369,18 +346,3 @@ class Connection:
                 self.go()
             elif age > limits.idle:
                 self.close()
-
-
-class Limits(typing.NamedTuple):
-    """Seconds after which a connection is given up.
-
-    :ivar head: for a request to come as a whole
-    :ivar idle: between two requests
-    :ivar sending: without a byte that the client takes
-    :ivar ending: for a client to take the end and close, too
-    """
-
-    head: float = 10.0
-    idle: float = 75.0
-    sending: float = 60.0
-    ending: float = 2.0

@@ -23,6 +23,7 @@ import typing
 from oslo_transfer.export import exported
 from oslo_transfer.export import http_channel
 from oslo_transfer.export import http_connection
+from oslo_transfer.export import http_host
 from oslo_transfer.export import http_workers
 
 LOG = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Loop:
         listeners: Sequence[socket.socket],
         tls: ssl.SSLContext | None,
         find: Callable[[str], exported.Exported | None],
-        limits: http_connection.Limits,
+        limits: http_host.Limits,
         most: int,
         workers: int,
     ) -> None:
@@ -68,10 +69,10 @@ class Loop:
         self._most = most
         self._workers = http_workers.Workers(workers)
         self.now = time.monotonic()
-        self.counts = http_connection.Counts()
-        #: How many were taken since the start.
-        self.accepted = 0
+        self.counts = http_host.Counts()
         self._listeners = {sock.fileno(): sock for sock in listeners}
+        for sock in listeners:
+            sock.setblocking(False)
         self._connections: dict[int, http_connection.Connection] = {}
         # Closed, while another thread still has the reader.
         self._leaving: set[http_connection.Connection] = set()
@@ -105,8 +106,12 @@ class Loop:
 
         Waits for threads that fetch, but not for longer.
         """
-        self.call(self._end)
-        self._thread.join()
+        self._ended = True
+        if self._thread.ident is None:
+            self._close()
+        else:
+            self.call(lambda: None)
+            self._thread.join()
         self._workers.close(seconds)
 
     def call(self, function: Callable[[], None]) -> None:
@@ -266,7 +271,7 @@ class Loop:
         )
         connection = http_connection.Connection(channel, self)
         self._connections[channel.fd] = connection
-        self.accepted += 1
+        self.counts.accepted += 1
         self._epoll.register(channel.fd, _ALL)
 
     def _make_room(self, exc: OSError) -> None:
@@ -285,10 +290,9 @@ class Loop:
         min(idle, key=lambda connection: connection.since).close()
         return True
 
-    def _end(self) -> None:
-        self._ended = True
-
     def _close(self) -> None:
+        if self._bell < 0:
+            return
         for sock in self._listeners.values():
             sock.close()
         for connection in list(self._connections.values()):

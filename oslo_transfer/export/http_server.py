@@ -4,31 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import socket
 import ssl
+import typing
 import urllib.parse
 
 from oslo_transfer.export import exported
-from oslo_transfer.export import http_connection
+from oslo_transfer.export import http_host
 from oslo_transfer.export import http_loop
-from oslo_transfer import oserrors
 
-_BACKLOG = 1024
+# Of those who come at once; the system may set a lower one.
+_BACKLOG = 4096
 #: Connections at once; each takes a descriptor.
 MAX_CONNECTIONS = 1000
-#: Threads that fetch what is missing.
-MAX_WORKERS = 64
-# Seconds that a thread which fetches has when the server ends.
+# Threads that fetch what is missing: they only wait.
+_WORKERS = 64
+# Seconds that those have when the server ends.
 _LAST_WORDS = 0.5
+# And when an image is taken away.
+_PARTING = 5.0
 
 
 class HttpServer:
     """Serves images by their names, as ``/NAME``. Thread-safe.
 
-    :param exports: images by name
-    :param host: an address to listen on
-    :param port: 0 for any
-    :param path: of a unix socket to listen on instead
+    :param exports: images by name; not owned
+    :param listeners: sockets that listen, of TCP or unix ones; owned
     :param tls: a server's context; None for no TLS
     :param limits: seconds after which clients are given up
     :param max_connections: at once; a further one takes the place of an
@@ -38,80 +40,65 @@ class HttpServer:
     def __init__(
         self,
         exports: Mapping[str, exported.Exported],
-        host: str = '127.0.0.1',
-        port: int = 0,
-        *,
-        path: str | None = None,
+        *listeners: socket.socket,
         tls: ssl.SSLContext | None = None,
-        limits: http_connection.Limits | None = None,
+        limits: http_host.Limits | None = None,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._exports = dict(exports)
-        self._address = host, port
-        self._path = path
-        self._tls = tls
-        self._limits = limits or http_connection.Limits()
-        self._most = max_connections
-        self._loop: http_loop.Loop | None = None
-        #: Where it listens, once it was started.
-        self.port = port
+        self._names = [sock.getsockname() for sock in listeners]
+        self._scheme = 'http' if tls is None else 'https'
+        for sock in listeners:
+            sock.listen(_BACKLOG)
+        self._loop = http_loop.Loop(
+            listeners,
+            tls,
+            self._exports.get,
+            limits or http_host.Limits(),
+            max_connections,
+            _WORKERS,
+        )
 
     def start(self) -> None:
-        """Begin to serve.
-
-        :raises TransferError: it cannot listen there
-        """
-        where = self._path or f'{self._address[0]}, port {self._address[1]}'
-        with oserrors.os_errors(f'listening on {where}'):
-            listener = self._listen()
-        self._loop = http_loop.Loop(
-            [listener],
-            self._tls,
-            self._exports.get,
-            self._limits,
-            self._most,
-            MAX_WORKERS,
-        )
+        """Begin to serve."""
         self._loop.start()
 
-    def _listen(self) -> socket.socket:
-        if self._path is not None:
-            sock = socket.socket(socket.AF_UNIX)
-        else:
-            family = (
-                socket.AF_INET6 if ':' in self._address[0] else socket.AF_INET
-            )
-            sock = socket.socket(family)
-        try:
-            sock.setblocking(False)
-            if self._path is not None:
-                sock.bind(self._path)
-            else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind(self._address)
-                self.port = sock.getsockname()[1]
-            sock.listen(_BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    def add(self, name: str, image: exported.Exported) -> None:
+        """Serve another image."""
+        self._exports[name] = image
 
-    def url(self, name: str) -> str:
-        """The URL of an image."""
-        quoted = urllib.parse.quote(name, safe='/')
-        host = self._address[0]
+    def remove(self, name: str) -> bool:
+        """Serve an image no more; who reads it is cut off.
+
+        Blocks until nobody uses it, but not for long.
+
+        :returns: False where a thread still does; it ends with what it
+            waits for
+        """
+        image = self._exports.pop(name, None)
+        return image is None or self._loop.drop(image, _PARTING)
+
+    def url(self, name: str = '') -> str:
+        """The URL of an image at the first listener of TCP."""
+        host, port = next(
+            name[:2] for name in self._names if isinstance(name, tuple)
+        )
         if ':' in host:
             host = f'[{host}]'
-        scheme = 'http' if self._tls is None else 'https'
-        return f'{scheme}://{host}:{self.port}/{quoted}'
+        return f'{self._scheme}://{host}:{port}/{urllib.parse.quote(name)}'
+
+    def statistics(self) -> Mapping[str, int]:
+        """Counts since the start, and how many clients there are."""
+        return {
+            'connections': len(self._loop),
+            **dataclasses.asdict(self._loop.counts),
+        }
 
     def stop(self) -> None:
-        """End within a second, in the midst of answers; idempotent."""
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.stop(_LAST_WORDS)
+        """End within a second, also in the midst of answers; idempotent."""
+        self._loop.stop(_LAST_WORDS)
 
-    def __enter__(self) -> HttpServer:
+    def __enter__(self) -> typing.Self:
         self.start()
         return self
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What connections and the loop that serves them know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import typing
+
+from oslo_transfer.export import exported
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer.export import http_connection
+
+
+class Limits(typing.NamedTuple):
+    """Seconds after which a connection is given up.
+
+    :ivar head: for a request to come as a whole
+    :ivar idle: between two requests
+    :ivar sending: without a byte that the client takes
+    :ivar ending: for a client to take the end and close, too
+    """
+
+    head: float = 10.0
+    idle: float = 75.0
+    sending: float = 60.0
+    ending: float = 2.0
+
+
+@dataclasses.dataclass(slots=True)
+class Counts:
+    """What was done since the start.
+
+    :ivar accepted: connections
+    :ivar requests: answered to the end
+    :ivar broken: answers that ended before their end
+    :ivar missed: how often what was to be sent had to be fetched first
+    :ivar bytes_sent: of images
+    """
+
+    accepted: int = 0
+    requests: int = 0
+    broken: int = 0
+    missed: int = 0
+    bytes_sent: int = 0
+
+
+class Host(typing.Protocol):
+    """What connections need of the loop."""
+
+    #: ``time.monotonic()`` of this turn.
+    now: float
+    counts: Counts
+
+    def find(self, name: str) -> exported.Exported | None:
+        """The image of a name."""
+
+    def again(self, connection: http_connection.Connection) -> None:
+        """Give it another turn when others had theirs."""
+
+    def work(
+        self, job: Callable[[], typing.Any], then: Callable[[typing.Any], None]
+    ) -> None:
+        """Run a job in another thread, then something in this one.
+
+        :param then: takes what the job returned, or its exception
+        """
+
+    def gone(self, connection: http_connection.Connection) -> None:
+        """It is closed; told again when another thread let go of it."""
