@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
-from collections.abc import Sequence
 import errno
 import logging
 import os
@@ -45,7 +44,7 @@ _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Loop:
     """Serves connections until it is stopped.
 
-    :param listeners: sockets that listen; owned
+    :param listener: a socket that listens; owned
     :param tls: a server's context, or None
     :param find: the image of a name, or None
     :param limits: seconds
@@ -56,7 +55,7 @@ class Loop:
 
     def __init__(
         self,
-        listeners: Sequence[socket.socket],
+        listener: socket.socket,
         tls: ssl.SSLContext | None,
         find: Callable[[str], exported.Exported | None],
         limits: http_host.Limits,
@@ -70,9 +69,9 @@ class Loop:
         self._workers = http_workers.Workers(workers)
         self.now = time.monotonic()
         self.counts = http_host.Counts()
-        self._listeners = {sock.fileno(): sock for sock in listeners}
-        for sock in listeners:
-            sock.setblocking(False)
+        self._listener = listener
+        listener.setblocking(False)
+        self._door = listener.fileno()
         self._connections: dict[int, http_connection.Connection] = {}
         # Closed, while another thread still has the reader.
         self._leaving: set[http_connection.Connection] = set()
@@ -89,7 +88,7 @@ class Loop:
         self._paused = 0.0
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        for fd in (self._bell, *self._listeners):
+        for fd in (self._bell, self._door):
             self._epoll.register(fd, _IN)
         self._thread = threading.Thread(
             target=self._run, name='oslo-transfer-http', daemon=True
@@ -107,11 +106,8 @@ class Loop:
         Waits for threads that fetch, but not for longer.
         """
         self._ended = True
-        if self._thread.ident is None:
-            self._close()
-        else:
-            self.call(lambda: None)
-            self._thread.join()
+        self.call(lambda: None)
+        self._thread.join()
         self._workers.close(seconds)
 
     def call(self, function: Callable[[], None]) -> None:
@@ -196,8 +192,8 @@ class Loop:
                 connection = self._connections.get(fd)
                 if connection is not None:
                     connection.on_event(mask)
-                elif fd in self._listeners:
-                    self._accept(self._listeners[fd])
+                elif fd == self._door:
+                    self._accept()
                 elif fd == self._bell:
                     self._answer_bell()
             for _ in range(len(self._turns)):
@@ -233,15 +229,14 @@ class Loop:
             connection.expire(self._limits)
         if self._paused and self.now >= self._paused:
             self._paused = 0.0
-            for fd in self._listeners:
-                self._epoll.modify(fd, _IN)
+            self._epoll.modify(self._door, _IN)
 
     # Who comes and goes
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self) -> None:
         for _ in range(_ACCEPTS):
             try:
-                sock, _address = listener.accept()
+                sock, _address = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -279,8 +274,7 @@ class Loop:
         LOG.warning('taking a client: %s', exc)
         if not self._end_idle():
             self._paused = self.now + _PAUSE
-            for fd in self._listeners:
-                self._epoll.modify(fd, 0)
+            self._epoll.modify(self._door, 0)
 
     def _end_idle(self) -> bool:
         """End the connection that was idle for the longest time."""
@@ -291,10 +285,7 @@ class Loop:
         return True
 
     def _close(self) -> None:
-        if self._bell < 0:
-            return
-        for sock in self._listeners.values():
-            sock.close()
+        self._listener.close()
         for connection in list(self._connections.values()):
             connection.close()
         with self._lock:

@@ -14,7 +14,7 @@ import pytest
 from oslo_transfer import exceptions
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_server
-from oslo_transfer.export import nbd_listen
+from oslo_transfer.export import nbd
 from tests.servers import rawclient
 from tests.servers import resource
 from tests.servers import scripted_image
@@ -32,13 +32,12 @@ def image():
 
 @pytest.fixture
 def server(image):
-    listener = nbd_listen.tcp('127.0.0.1', 0)
-    with http_server.HttpServer({'image': image}, listener) as running:
+    with http_server.HttpServer({'image': image}, nbd.Address()) as running:
         yield running
 
 
 def address(server):
-    host, _, port = server.url().split('/')[2].rpartition(':')
+    host, _, port = server.url.split('/')[2].rpartition(':')
     return host.strip('[]'), int(port)
 
 
@@ -266,8 +265,8 @@ def test_exports_come_and_go(server, image):
             server.add('other', other)
             assert client.get('/other')[2] == b'other'
             assert client.get('/image', range='bytes=0-9')[0] == 206
-            assert server.remove('other')
-            assert server.remove('unknown')
+            server.remove('other')
+            server.remove('unknown')
             assert client.get('/other')[0] == 404
 
 
@@ -284,7 +283,7 @@ def test_an_export_that_is_removed_while_it_is_read(server, image):
     with Client(server) as client:
         client.send('/image')
         assert reading.wait(5)
-        assert server.remove('image')
+        server.remove('image')
         assert not image.readers
         status, headers = client.head()
         assert len(client.file.read()) < len(DATA)
@@ -294,8 +293,7 @@ def test_stop_in_the_midst_of_everything(image):
     go = threading.Event()
     image.put(0)
     image.on_bring = lambda _block: go.wait(5)
-    listener = nbd_listen.tcp('127.0.0.1', 0)
-    server = http_server.HttpServer({'image': image}, listener)
+    server = http_server.HttpServer({'image': image}, nbd.Address())
     server.start()
     with Client(server) as waiting, Client(server) as idle:
         waiting.send('/image')
@@ -314,53 +312,58 @@ def test_stop_in_the_midst_of_everything(image):
 
 
 def test_stop_without_start(image):
-    server = http_server.HttpServer(
-        {'image': image}, nbd_listen.tcp('127.0.0.1', 0)
-    )
+    server = http_server.HttpServer({'image': image}, nbd.Address())
     server.stop()
-    server.stop()
+    server.remove('image')
+    assert server.statistics() == {}
 
 
-@pytest.mark.parametrize('where', ['::1', 'unix'])
-def test_other_addresses(where, image, tmp_path):
-    path = str(tmp_path / 'socket')
-    listener = (
-        nbd_listen.unix(path, None, None, 0o600)
-        if where == 'unix'
-        else nbd_listen.tcp(where, 0)
-    )
-    with http_server.HttpServer({'image': image}, listener) as server:
-        if where != 'unix':
-            assert server.url('a b').startswith('http://[::1]:')
-            assert server.url('a b').endswith('/a%20b')
-            with Client(server) as client:
-                assert client.get('/image')[2] == DATA
-            return
+def test_ipv6(image):
+    address = nbd.Address(host='::1')
+    with http_server.HttpServer({'image': image}, address) as server:
+        assert server.url_of('a b').startswith('http://[::1]:')
+        assert server.url_of('a b').endswith('/a%20b')
+        with Client(server) as client:
+            assert client.get('/image')[2] == DATA
+
+
+def test_unix_socket(image, tmp_path):
+    path = tmp_path / 'socket'
+    address = nbd.Address(path=str(path), mode=0o640)
+    with http_server.HttpServer({'image': image}, address) as server:
+        assert path.stat().st_mode & 0o777 == 0o640
+        assert server.url_of('image').startswith('http+unix://%2F')
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(path)
+            sock.connect(os.fspath(path))
             sock.sendall(b'GET /image HTTP/1.0\r\n\r\n')
             with sock.makefile('rb') as file:
                 assert file.read().endswith(b'\r\n\r\n' + DATA)
+    assert not path.exists()
 
 
-def test_several_listeners(image):
-    listeners = [nbd_listen.tcp(host, 0) for host in ('127.0.0.1', '::1')]
-    names = [sock.getsockname()[:2] for sock in listeners]
-    with http_server.HttpServer({'image': image}, *listeners):
-        for name in names:
-            with socket.create_connection(name) as sock:
-                sock.sendall(b'HEAD /image HTTP/1.0\r\n\r\n')
-                assert sock.recv(1000).startswith(b'HTTP/1.1 200 OK\r\n')
+def test_an_address_that_is_taken(server, image):
+    host, port = address(server)
+    second = http_server.HttpServer(
+        {'image': image}, nbd.Address(host=host, port=port)
+    )
+    with pytest.raises(exceptions.Unavailable):
+        second.start()
+    second.stop()
+
+
+def test_a_name_that_is_taken(server, image):
+    with pytest.raises(exceptions.AlreadyExists):
+        server.add('image', image)
 
 
 @pytest.fixture
 def secured(image, certs):
     with http_server.HttpServer(
         {'image': image},
-        nbd_listen.tcp('127.0.0.1', 0),
+        nbd.Address(),
         tls=certs.server_context(),
     ) as running:
-        assert running.url('image').startswith('https://')
+        assert running.url.startswith('https://')
         yield running
 
 
@@ -418,9 +421,9 @@ def strict(image):
     limits = http_host.Limits(head=0.3, idle=0.8, sending=0.5, ending=0.3)
     with http_server.HttpServer(
         {'image': image},
-        nbd_listen.tcp('127.0.0.1', 0),
+        nbd.Address(),
         limits=limits,
-        max_connections=20,
+        most=20,
     ) as running:
         yield running
 
