@@ -122,6 +122,8 @@ class Fetcher:
         self._origin = origin
         self._ctx = ctx
         self._streams = streams
+        # In blocks.
+        self._at_once = max(1, _AT_ONCE // blocks.block_bytes)
         lock = threading.Lock()
         # For the threads, and for those who wait for blocks.
         self._changed = threading.Condition(lock)
@@ -156,6 +158,7 @@ class Fetcher:
         """
         with self._changed:
             self._check_open()
+            self._cut(first)
             found: list[Flight | None] = []
             missing: list[tuple[int, int]] = []
             for index in range(first, end):
@@ -188,6 +191,25 @@ class Fetcher:
         step = max(1, _URGENT_BYTES // self._blocks.block_bytes)
         for start in range(first, end, step):
             yield Run(start, min(start + step, end), NOW)
+
+    def _cut(self, index: int) -> None:
+        """Part a run before a block that it would come to late."""
+        for run in self._reading:
+            if run.first + self._at_once <= index < run.end:
+                break
+        else:
+            return
+        rest = run.flights[index - run.first :]
+        del run.flights[index - run.first :]
+        stop, run.end = run.end, index
+        for number, flight in enumerate(rest, index):
+            flight.taken = False
+            if flight.wanted:
+                self._queues[NOW].append(Run(number, number + 1, NOW))
+            else:
+                del self._flights[number]
+        self._queues[run.level].appendleft(run.part(index, stop))
+        self._employ()
 
     def later(
         self, first: int, end: int, level: int, owner: object = None
@@ -255,7 +277,7 @@ class Fetcher:
         :raises TransferError: it cannot be had
         """
         with self._origin.stream(offset, len(view)) as stream:
-            self._fill(stream, view, 0, [])
+            self._fill(stream, view, 0)
         with self._changed:
             self.fetched += len(view)
 
@@ -298,8 +320,7 @@ class Fetcher:
         self._changed.notify_all()
 
     def _work(self) -> None:
-        size = self._blocks.block_bytes
-        buffer = buffers.aligned(max(size, _AT_ONCE // size * size))
+        buffer = buffers.aligned(self._at_once * self._blocks.block_bytes)
         try:
             while (run := self._take()) is not None:
                 try:
@@ -402,7 +423,7 @@ class Fetcher:
             carried = 0
             while True:
                 filled = self._fill(
-                    stream, buffer[: end - start], carried, run.flights
+                    stream, buffer[: end - start], carried, run
                 )
                 if run.level != NOW:
                     now = time.monotonic()
@@ -416,6 +437,10 @@ class Fetcher:
                 self._arrived(run, buffer[:whole])
                 start += whole
                 if start == end or not self._goes_on(run):
+                    return
+                # Its end may have been cut off.
+                end = min(run.end * size, self._blocks.size)
+                if start == end:
                     return
                 carried = filled - whole
                 buffer[:carried] = buffer[whole:filled]
@@ -464,23 +489,27 @@ class Fetcher:
         stream: base.Stream,
         view: memoryview,
         filled: int,
-        flights: list[Flight],
+        run: Run | None = None,
     ) -> int:
-        """Read until a buffer is full, or one who waits has waited enough."""
-        size = self._blocks.block_bytes
+        """Read until a buffer is full, or blocks of a run are to be used."""
         started = time.monotonic()
         while filled < len(view):
             count = stream.readinto(view[filled:])
             if not count:
                 raise exceptions.Unavailable('the origin ended too early')
             filled += count
-            if (
-                filled >= size
-                and time.monotonic() - started > _SOON_ENOUGH
-                and any(each.wanted for each in flights[: filled // size])
-            ):
+            if run is not None and self._is_enough(run, filled, started):
                 break
         return filled
+
+    def _is_enough(self, run: Run, filled: int, started: float) -> bool:
+        """Whether one who waits can be served, or has to be."""
+        count = filled // self._blocks.block_bytes
+        if not (self._waiting and count):
+            return False
+        if any(flight.wanted for flight in run.flights[:count]):
+            return time.monotonic() - started > _SOON_ENOUGH
+        return run.level != NOW
 
     def _arrived(self, run: Run, data: memoryview) -> None:
         error = None

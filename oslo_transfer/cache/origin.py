@@ -90,7 +90,7 @@ class Origin:
         :raises SourceChanged: it has another version now
         :raises TransferError: it cannot be opened or read
         """
-        opened = self._enter()
+        opened = self._enter(offset)
         try:
             with contextlib.closing(
                 opened.source.stream(offset, length)
@@ -114,7 +114,7 @@ class Origin:
         finally:
             self._leave(opened)
 
-    def _enter(self) -> _Opened:
+    def _enter(self, start: int) -> _Opened:
         with self._changed:
             while self._opened is None:
                 if self._closed:
@@ -131,7 +131,7 @@ class Origin:
                 return self._opened
         opened = None
         try:
-            opened = _Opened(self._open())
+            opened = _Opened(self._open(start))
             opened.users = 1
             return opened
         except exceptions.TransferError as exc:
@@ -144,11 +144,12 @@ class Origin:
                 self._opened = opened
                 self._changed.notify_all()
 
-    def _open(self) -> base.Source:
+    def _open(self, start: int) -> base.Source:
         backoff = retry.Backoff(self._ctx, 'the origin of a cached image')
+        ctx = self._ctx.replace(start=start)
         while True:
             try:
-                source = self._open_source(self._ctx)
+                source = self._open_source(ctx)
                 break
             except exceptions.TransferError as exc:
                 if not exc.retryable:

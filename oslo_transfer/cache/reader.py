@@ -20,8 +20,10 @@ _SURELY = 1 << 20
 _MOST = 64 << 20
 # The most that is asked for at once by one who waits.
 _DEMAND = 8 << 20
-# One who reads in order may leave so much out, for others read it.
-_NEAR = 256 * 1024
+# One who reads in order may leave so much out, and may come back to so much:
+# requests overtake one another.
+_NEAR = 64 * 1024
+_BEHIND = 1 << 20
 
 Touch = Callable[[int, int], None]
 
@@ -67,14 +69,10 @@ class Reader:
         """How many bytes may go out of :attr:`fd` now; never blocks."""
         count = self._claim(offset, length)
         end = offset + count
-        if not 0 <= offset - self._next < _NEAR:
-            # It is not what comes next.
-            self._begun = offset
-            self._mark = offset + length + _AFTER
-            if self._ahead:
-                self._fetcher.forget(self)
-                self._ahead = 0
-        elif end > self._mark:
+        gap = offset - self._next
+        if gap:
+            end = self._jumped(gap, offset, length, end)
+        if end > self._mark:
             self._look_ahead(end)
         self._next = end
         if self._on_touch is not None:
@@ -181,6 +179,21 @@ class Reader:
         self.served += len(part)
         self._next = offset + len(part)
         return len(part)
+
+    def _jumped(self, gap: int, offset: int, length: int, end: int) -> int:
+        """It is not what comes next; returns where it goes on from here."""
+        if 0 < gap <= _NEAR:
+            self._begun += gap
+            self._mark += gap
+            return end
+        if self._ahead:
+            if -_BEHIND < gap < 0:
+                return self._next
+            self._fetcher.forget(self)
+            self._ahead = 0
+        self._begun = offset
+        self._mark = offset + length + _AFTER
+        return end
 
     def _look_ahead(self, end: int) -> None:
         """Have what comes next brought where it is read in order."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import random
 import threading
 import time
@@ -25,11 +26,19 @@ class Setting:
     def __init__(self, conf, tmp_path, streams=4):
         self.ctx = fakes.make_ctx(conf)
         self.source = fakes.MemorySource(DATA, step=BLOCK)
+        self.directory = str(tmp_path / 'object')
+        self.streams = streams
+        self.open()
+
+    def open(self):
         self.blocks = _blocks.Blocks(
-            str(tmp_path / 'object'), len(DATA), BLOCK, bytes(32)
+            self.directory, len(DATA), BLOCK, bytes(32)
         )
         self.image = _image.CachedImage(
-            self.blocks, lambda _ctx: self.source, self.ctx, streams=streams
+            self.blocks,
+            lambda _ctx: self.source,
+            self.ctx,
+            streams=self.streams,
         )
         self.fetcher = self.image._fetcher
 
@@ -190,3 +199,181 @@ def test_evicted_blocks_come_again(setting):
     assert sum(setting.fetched().values()) == setting.blocks.count + len(
         range(0, setting.blocks.count, 3)
     )
+
+
+@pytest.fixture
+def narrow(conf, tmp_path):
+    """One stream for everything."""
+    made = Setting(conf, tmp_path, streams=1)
+    yield made
+    made.image.close()
+    made.blocks.close()
+
+
+def test_one_stream_leaves_prefetch_for_who_waits_and_goes_on(narrow):
+    """The rest of what was foreseen is put back, and brought afterwards."""
+    begun = threading.Event()
+
+    def slow(_stream, position, _count):
+        begun.set()
+        time.sleep(0.001)
+
+    narrow.source.before_read = slow
+    narrow.fetcher.later(0, 280, _fetcher.SOMEDAY)
+    assert begun.wait(10)
+    assert read(narrow.reader(), 290 * BLOCK, 10) == DATA[290 * BLOCK :][:10]
+    narrow.fetcher.wait_until_owed(_fetcher.SOMEDAY, 0, narrow.ctx)
+    assert all(narrow.blocks.has(index) for index in range(280))
+    assert set(narrow.fetched().values()) <= {1, 2}
+
+
+def test_what_was_foreseen_is_brought_with_what_is_asked_for(narrow):
+    """A reader who catches up with the queue gets a run, and no block."""
+    hold = threading.Event()
+    narrow.source.before_read = lambda *_rest: hold.wait(10)
+    narrow.fetcher.later(200, 201, _fetcher.SOON)
+    while not narrow.source.streams:
+        time.sleep(0.001)
+    narrow.fetcher.later(0, 100, _fetcher.SOON)
+    threading.Timer(0.05, hold.set).start()
+    assert read(narrow.reader(), 10 * BLOCK, 10) == DATA[10 * BLOCK :][:10]
+    narrow.fetcher.wait_until_owed(_fetcher.SOON, 0, narrow.ctx)
+    assert [
+        (offset // BLOCK, length // BLOCK)
+        for offset, length in narrow.source.streams
+    ] == [(200, 1), (10, 90), (0, 10)]
+
+
+def test_reader_who_leaves_takes_along_what_he_has_foreseen(narrow):
+    """Nothing is fetched that nobody will read."""
+    hold = threading.Event()
+    reader = narrow.reader()
+    for offset in range(0, 40 * BLOCK, BLOCK):
+        read(reader, offset, BLOCK)
+    narrow.fetcher.wait_until_owed(_fetcher.SOON, 0, narrow.ctx)
+    narrow.source.before_read = lambda *_rest: hold.wait(10)
+    narrow.fetcher.later(299, 300, _fetcher.SOON)
+    count = len(narrow.source.streams)
+    narrow.fetcher.later(100, 200, _fetcher.SOON, reader)
+    reader.close()
+    hold.set()
+    narrow.fetcher.wait_until_owed(_fetcher.SOON, 0, narrow.ctx)
+    assert len(narrow.source.streams) <= count + 1
+    assert not narrow.blocks.has(150)
+
+
+def test_random_reads_bring_nothing_ahead(setting):
+    """Only the blocks that are asked for."""
+    rng = random.Random(5)
+    reader = setting.reader()
+    asked = set()
+    for turn in range(50):
+        # Far enough from each other.
+        index = rng.choice(range(turn % 2 * 150 + 20, turn % 2 * 150 + 150))
+        asked.add(index)
+        assert read(reader, index * BLOCK, 9) == DATA[index * BLOCK :][:9]
+    assert setting.fetcher.fetched == len(asked) * BLOCK
+
+
+def test_queue_has_a_limit(setting, monkeypatch):
+    """What does not fit is not taken; who reads asks again."""
+    monkeypatch.setattr(_fetcher, '_QUEUE_BYTES', 20 * BLOCK)
+    hold = threading.Event()
+    setting.source.before_read = lambda *_rest: hold.wait(10)
+    taken = [
+        setting.fetcher.later(first, first + 10, _fetcher.SOON)
+        for first in range(0, 200, 10)
+    ]
+    hold.set()
+    assert not all(taken)
+    assert read(setting.reader(), 0, len(DATA)) == DATA
+
+
+def test_waiting_ends_with_the_reader_and_not_the_block(setting):
+    """One who is cancelled goes within a second; the others get it."""
+    hold = threading.Event()
+    setting.source.before_read = lambda *_rest: hold.wait(10)
+    cancel = threading.Event()
+    impatient = setting.image.reader(setting.ctx.replace(cancel=cancel))
+    found = []
+    other = threading.Thread(
+        target=lambda: found.append(read(setting.reader(), 0, 10))
+    )
+    other.start()
+    threading.Timer(0.1, cancel.set).start()
+    started = time.monotonic()
+    with pytest.raises(exceptions.TransferCancelled):
+        read(impatient, 0, 10)
+    assert time.monotonic() - started < 1
+    hold.set()
+    other.join(10)
+    assert found == [DATA[:10]]
+    assert setting.fetched() == {0: 1}
+
+
+def test_what_was_found_damaged_comes_again(setting):
+    reader = setting.reader()
+    assert read(reader, 0, 3 * BLOCK) == DATA[: 3 * BLOCK]
+    setting.blocks.flush()
+    setting.image.close()
+    setting.blocks.close()
+    with open(setting.blocks.path, 'r+b') as file:
+        file.seek(BLOCK + 7)
+        file.write(b'rotten')
+    setting.open()
+    assert read(setting.reader(), 0, 3 * BLOCK) == DATA[: 3 * BLOCK]
+    assert setting.image.statistics()['damaged'] == 1
+    assert setting.fetched()[1] == 2
+
+
+def test_disk_that_cannot_be_read_is_gone_around(setting, monkeypatch):
+    """The origin has the bytes, too."""
+    assert read(setting.reader(), 0, 3 * BLOCK) == DATA[: 3 * BLOCK]
+
+    def broken(*_args):
+        raise OSError(5, 'Input/output error')
+
+    monkeypatch.setattr('os.preadv', broken)
+    assert read(setting.reader(), 5, 2 * BLOCK) == DATA[5 : 5 + 2 * BLOCK]
+
+
+def test_statistics_say_what_was_done(setting):
+    reader = setting.reader()
+    read(reader, 0, BLOCK)
+    read(reader, 0, BLOCK)
+    found = setting.image.statistics()
+    assert found['readers'] == 1
+    assert found['bytes_served'] == 2 * BLOCK
+    assert found['bytes_fetched'] == BLOCK
+    assert (found['hits'], found['misses']) == (2, 1)
+    reader.close()
+    assert setting.image.statistics() == {**found, 'readers': 0}
+
+
+def test_export_takes_it_out_of_the_file(setting):
+    """As NBD and HTTP do: claim, or bring and claim."""
+    with setting.reader() as reader:
+        assert reader.claim(BLOCK, 100) == 0
+        assert reader.bring(BLOCK, 2 * BLOCK)
+        assert reader.claim(BLOCK + 1, 100) == 100
+        found = os.pread(reader.fd, 100, BLOCK + 1)
+        assert found == DATA[BLOCK + 1 : BLOCK + 101]
+        assert setting.blocks.evict([1]) == 0
+        reader.release()
+        assert setting.blocks.evict([1]) == 1
+        assert reader.claim(BLOCK, 100) == 0
+
+
+def test_export_reads_what_cannot_be_kept_once(setting, monkeypatch):
+    """What was brought and could not be stored is what it reads then."""
+
+    def full(*_args):
+        raise exceptions.NoSpace('the disk is full')
+
+    monkeypatch.setattr(setting.blocks, 'put', full)
+    reader = setting.reader()
+    assert not reader.bring(BLOCK, 100)
+    assert reader.claim(BLOCK, 100) == 0
+    assert read(reader, BLOCK, 100) == DATA[BLOCK : BLOCK + 100]
+    assert setting.fetched() == {1: 1}
+    assert setting.image.error is setting.fetcher.bypassed
