@@ -33,6 +33,10 @@ _MOST_TEXT = 1024
 _MOST_EXTENTS = 1024
 _MOST_LENGTH = (1 << 32) - 1
 _HOLE_FLAGS = wire.STATE_HOLE | wire.STATE_ZERO
+# Members of enumerations take their time where it counts.
+_MAGIC, _SIMPLE = wire.STRUCTURED_MAGIC, wire.SIMPLE_MAGIC
+_MORE = int(socket.MSG_MORE)
+_NONE, _OFFSET_DATA = int(Chunk.NONE), int(Chunk.OFFSET_DATA)
 
 
 class Broken(Exception):
@@ -51,6 +55,7 @@ class Outlet:
         self, sock: socket.socket, reader: exported.Reader, structured: bool
     ) -> None:
         self._sock = sock
+        self._out = sock.fileno()
         self._reader = reader
         self._structured = structured
         self._splices = not isinstance(sock, ssl.SSLSocket)
@@ -95,9 +100,9 @@ class Outlet:
     def succeed(self, cookie: int) -> None:
         """The end of a reply, or all of it."""
         if self._structured:
-            self.put(_chunk(cookie, Chunk.NONE, wire.DONE))
+            self.put(wire.CHUNK.pack(_MAGIC, wire.DONE, _NONE, cookie, 0))
         else:
-            self.put(wire.SIMPLE.pack(wire.SIMPLE_MAGIC, 0, cookie))
+            self.put(wire.SIMPLE.pack(_SIMPLE, 0, cookie))
 
     def fail(
         self, cookie: int, code: wire.Error, text: str, at: int | None = None
@@ -108,7 +113,7 @@ class Outlet:
         """
         self.failed += 1
         if not self._structured:
-            self.put(wire.SIMPLE.pack(wire.SIMPLE_MAGIC, code, cookie))
+            self.put(wire.SIMPLE.pack(_SIMPLE, code, cookie))
             return
         said = text.encode('utf-8', 'replace')[:_MOST_TEXT]
         payload = _FAILURE.pack(code, len(said)) + said
@@ -122,7 +127,7 @@ class Outlet:
         """A part of a reply: a run of zeros."""
         self.put(
             _HOLE.pack(
-                *(wire.STRUCTURED_MAGIC, wire.DONE * last, Chunk.OFFSET_HOLE),
+                *(_MAGIC, wire.DONE * last, Chunk.OFFSET_HOLE),
                 *(cookie, 12, offset, length),
             )
         )
@@ -156,14 +161,12 @@ class Outlet:
         if self._structured:
             self.put(
                 DATA.pack(
-                    wire.STRUCTURED_MAGIC,
-                    wire.DONE * last,
-                    Chunk.OFFSET_DATA,
+                    *(_MAGIC, wire.DONE * last, _OFFSET_DATA),
                     *(cookie, count + 8, offset),
                 )
             )
         else:
-            self.put(wire.SIMPLE.pack(wire.SIMPLE_MAGIC, 0, cookie))
+            self.put(wire.SIMPLE.pack(_SIMPLE, 0, cookie))
 
     def data(self, miss: nbd_misses.Miss, data: memoryview) -> None:
         """Send bytes, and the end of the reply if they are the last."""
@@ -184,19 +187,25 @@ class Outlet:
         self._promise(miss.cookie, miss.offset, count, False)
         done = 0
         if self._splices:
-            self._sock.sendall(self.view[: self.at], socket.MSG_MORE)
+            self._sock.sendall(self.view[: self.at], _MORE)
             self.sent += self.at
             self.at = 0
             done = self._splice(miss.offset, count)
-        self._copy(miss, done, count)
+        if done < count:
+            self._copy(miss, done, count)
+            return
+        miss.advance(count)
+        if self._structured and not miss.length:
+            self.succeed(miss.cookie)
 
     def _splice(self, offset: int, count: int) -> int:
         """By sendfile(2); returns how much the file gave."""
-        out, fd = self._sock.fileno(), self._reader.fd
         done = 0
         try:
             while done < count:
-                step = os.sendfile(out, fd, offset + done, count - done)
+                step = os.sendfile(
+                    self._out, self._reader.fd, offset + done, count - done
+                )
                 if not step:
                     break
                 done += step
@@ -206,6 +215,46 @@ class Outlet:
             pass  # Then it is the disk's, and there is another way.
         self.sent += done
         return done
+
+    def whole(self, cookie: int, offset: int, length: int) -> None:
+        """Send a reply all of whose bytes are claimed.
+
+        What the two above do, in the fewest steps.
+        """
+        if not self._splices or self.at + DATA.size > ROOM:
+            miss = nbd_misses.Miss(
+                0, cookie, offset, length, not self._structured
+            )
+            self.claimed(miss, length)
+            return
+        if self._structured:
+            end = self.at + DATA.size
+            DATA.pack_into(
+                self.room,
+                self.at,
+                *(_MAGIC, 0, _OFFSET_DATA, cookie, length + 8, offset),
+            )
+        else:
+            end = self.at + wire.SIMPLE.size
+            wire.SIMPLE.pack_into(self.room, self.at, _SIMPLE, 0, cookie)
+        self._sock.sendall(self.view[:end], _MORE)
+        self.sent += end
+        self.at = 0
+        try:
+            done = os.sendfile(self._out, self._reader.fd, offset, length)
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError:
+            done = 0
+        self.sent += done
+        if done < length:
+            miss = nbd_misses.Miss(0, cookie, offset, length, True)
+            self._copy(miss, done, length)
+        elif self._structured:
+            wire.CHUNK.pack_into(
+                self.room, 0, _MAGIC, wire.DONE, _NONE, cookie, 0
+            )
+            self.at = wire.CHUNK.size
 
     def _copy(self, miss: nbd_misses.Miss, done: int, count: int) -> None:
         """Send the rest of what was promised through the buffer."""
@@ -272,9 +321,4 @@ class Outlet:
 def _chunk(
     cookie: int, kind: Chunk, flags: int, payload: bytes = b''
 ) -> bytes:
-    return (
-        wire.CHUNK.pack(
-            wire.STRUCTURED_MAGIC, flags, kind, cookie, len(payload)
-        )
-        + payload
-    )
+    return wire.CHUNK.pack(_MAGIC, flags, kind, cookie, len(payload)) + payload

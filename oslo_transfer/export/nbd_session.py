@@ -151,18 +151,38 @@ class Session:
             pack, head = wire.SIMPLE.pack_into, wire.SIMPLE.size
         right, data = wire.STRUCTURED_MAGIC, int(wire.Chunk.OFFSET_DATA)
         known, simple = wire.REQUEST_MAGIC, wire.SIMPLE_MAGIC
+        payload = nbd_options.MOST_PAYLOAD
         used = at = 0
         requests = wire.REQUEST.iter_unpack(self._in[: have - have % _HEAD])
         for magic, flags, kind, cookie, offset, length in requests:
             used += _HEAD
             if (
                 # 0 is READ.
-                kind == flags == 0
-                and magic == known
-                and 0 < length <= _SMALL
-                and offset + length <= size
-                and claim(offset, length) == length
+                kind
+                or flags
+                or magic != known
+                or not 0 < length <= payload
+                or offset + length > size
             ):
+                if magic != known:
+                    raise Garbage('no request')
+                outlet.at = at
+                if kind == Command.DISC:
+                    outlet.flush()
+                    return -1
+                self._other(flags, kind, cookie, offset, length)
+                at = outlet.at
+                if self._skip:
+                    break
+                continue
+            if length >= _LOOK or claim(offset, length) != length:
+                outlet.at = at
+                self._read(
+                    nbd_misses.Miss(0, cookie, offset, length, not structured)
+                )
+                at = outlet.at
+                continue
+            if length <= _SMALL:
                 start = at + head
                 end = start + length
                 if end > most:
@@ -180,15 +200,8 @@ class Session:
                 except OSError:
                     pass  # There is another way.
             outlet.at = at
-            if magic != known:
-                raise Garbage('no request')
-            if kind == Command.DISC:
-                outlet.flush()
-                return -1
-            self._other(flags, kind, cookie, offset, length)
+            outlet.whole(cookie, offset, length)
             at = outlet.at
-            if self._skip:
-                break
         self._requests += used // _HEAD
         outlet.at = at
         outlet.flush()
