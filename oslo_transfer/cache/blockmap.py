@@ -78,10 +78,13 @@ class BlockMap:
     :param fd: the file; made anew if it is of no use. Owned
     :param path: its name, for errors
     :param header: what it has to be of
+    :param reserve: take the space of all of it at once
     :raises TransferError: it cannot be read or written; the file is closed
     """
 
-    def __init__(self, fd: int, path: str, header: Header) -> None:
+    def __init__(
+        self, fd: int, path: str, header: Header, reserve: bool = True
+    ) -> None:
         self._fd = fd
         self._path = path
         self._header = header.pack()
@@ -94,7 +97,7 @@ class BlockMap:
             #: Whether there was one of this version already.
             self.found = self._load()
             if not self.found:
-                self._make()
+                self._make(reserve)
         except BaseException:
             self.close()
             raise
@@ -117,12 +120,13 @@ class BlockMap:
             self.present += len(entries) - entries.count(0)
         return True
 
-    def _make(self) -> None:
+    def _make(self, reserve: bool) -> None:
         """Begin with nothing; durably, before anything is added."""
         with oserrors.os_errors(f'writing {self._path}'):
             os.ftruncate(self._fd, 0)
-            # Letting go of blocks must not need space itself.
-            os.posix_fallocate(self._fd, 0, _START + len(self._entries))
+            if reserve:
+                # Letting go of blocks must not need space itself.
+                os.posix_fallocate(self._fd, 0, _START + len(self._entries))
             self._write(memoryview(self._header), 0)
             os.fsync(self._fd)
 

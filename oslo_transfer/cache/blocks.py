@@ -21,7 +21,6 @@ import zlib
 
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
-from oslo_transfer.cache import clock
 from oslo_transfer.cache import datafile
 from oslo_transfer.cache import places
 from oslo_transfer.cache import table
@@ -36,7 +35,13 @@ _PATIENCE = 10.0
 
 
 class Owner(typing.Protocol):
-    """What keeps several objects, and has only so much room."""
+    """What keeps several objects, and has only so much room.
+
+    :ivar now: one byte, the present time, see
+        :class:`oslo_transfer.cache.clock.Clock`
+    """
+
+    now: bytearray
 
     def room(
         self, image: Blocks, length: int
@@ -90,19 +95,17 @@ class Blocks:
             datafile.open_file(directory, places.MAP),
             os.path.join(directory or '', places.MAP),
             header,
+            reserve=self.keeps,
         )
         try:
-            self._table = table.Table(self._map, header)
+            now = bytearray(1) if owner is None else owner.now
+            self._table = table.Table(self._map, header, now)
             self._file = datafile.DataFile(
                 datafile.open_file(directory, places.DATA), self.path
             )
         except BaseException:
             self._map.close()
             raise
-        #: Finds blocks to let go of.
-        self.clock = clock.Clock(
-            self._file, size, block_bytes, self._table.touched
-        )
         try:
             self._file.resize(size, self._map.found)
             if directory is not None:
@@ -292,6 +295,14 @@ class Blocks:
         return self._table.checked[index] == table.ZERO
 
     # Letting go
+
+    def ages(self) -> set[int]:
+        """For how long groups of blocks were not used."""
+        return self._table.clock.ages()
+
+    def old(self, wanted: int, age: int) -> Iterator[list[int]]:
+        """As :meth:`oslo_transfer.cache.clock.Clock.old`."""
+        return self._table.clock.old(self._file, wanted, age)
 
     def evict(self, blocks: Iterable[int]) -> int:
         """Let go of blocks that nobody uses; returns how many.

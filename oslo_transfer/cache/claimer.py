@@ -17,17 +17,30 @@ class Claimer:
     """Claims one range at a time. For one thread at a time.
 
     :param checked: a byte for each block, 0 where it cannot be claimed
-    :param touched: a byte for each group of blocks, set when it is used
+    :param touched: a byte for each group of blocks: when it was used
+    :param now: one byte, the present time
     :param block_bytes: size of a block
     """
 
-    __slots__ = ('__weakref__', '_block_bytes', '_checked', '_touched', 'held')
+    __slots__ = (
+        '__weakref__',
+        '_block_bytes',
+        '_checked',
+        '_now',
+        '_touched',
+        'held',
+    )
 
     def __init__(
-        self, checked: bytearray, touched: bytearray, block_bytes: int
+        self,
+        checked: bytearray,
+        touched: bytearray,
+        now: bytearray,
+        block_bytes: int,
     ) -> None:
         self._checked = checked
         self._touched = touched
+        self._now = now
         self._block_bytes = block_bytes
         #: First block and the one behind of what is claimed; None if nothing.
         self.held: tuple[int, int] | None = None
@@ -45,7 +58,7 @@ class Claimer:
         end = (offset + length - 1) // size + 1
         self.held = first, end
         missing = self._checked.find(0, first, end)
-        self._touched[first // GROUP] = 1
+        self._touched[first // GROUP] = self._now[0]
         if missing < 0:
             return length
         return missing * size - offset if missing > first else 0

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
@@ -21,7 +20,9 @@ LOG = logging.getLogger(__name__)
 _PAUSE = 5.0
 # Of the limit: letting go costs a flush each time.
 _AT_ONCE = 1 / 64
-_MOST_AT_ONCE = 64 << 20
+_MOST_AT_ONCE = 1 << 30
+# Of the clock, while as much is put as the limit is.
+_TICKS = 16
 
 
 class Room:
@@ -45,9 +46,13 @@ class Room:
         self._spare = spare
         # Of the numbers; held for moments only.
         self._lock = threading.Lock()
-        self._ring: collections.deque[_blocks.Blocks] = collections.deque()
+        self._images: list[_blocks.Blocks] = []
         self._sizes: dict[str, int] = {}
         self._reserved = 0
+        #: See :class:`oslo_transfer.cache.clock.Clock`.
+        self.now = bytearray(1)
+        # Bytes that were put since it was as it is.
+        self._put = 0
         #: Bytes of disk that all objects take.
         self.used = 0
         #: Blocks that were let go of.
@@ -62,13 +67,13 @@ class Room:
 
     def join(self, image: _blocks.Blocks) -> None:
         """An object was opened."""
-        self._ring.append(image)
+        self._images.append(image)
         self.measure(image.path, image.disk_bytes)
 
     def leave(self, image: _blocks.Blocks) -> None:
         """An object is about to be closed, or given away."""
         with contextlib.suppress(ValueError):
-            self._ring.remove(image)
+            self._images.remove(image)
 
     def measure(self, path: str, size: int) -> None:
         """What an object takes now; 0 where there is none any more."""
@@ -138,6 +143,10 @@ class Room:
                 if self.used + self._reserved + length > self._limit:
                     return False
             self._reserved += length
+            self._put += length
+            if self._limit is not None and self._put > self._limit // _TICKS:
+                self.now[0] = (self.now[0] + 1) % 256
+                self._put = 0
             return True
 
     def failed(self, error: exceptions.TransferError) -> None:
@@ -177,28 +186,36 @@ class Room:
                 self._evict(excess)
 
     def _evict(self, excess: int) -> None:
-        """Let go of blocks of open objects, those not used lately first."""
-        # Once to find what was used, and once more to take that.
-        rounds = 3 * len(self._ring)
-        while excess > 0 and rounds > 0:
-            image = self._ring[0]
-            try:
-                excess -= self.evict_from(image, excess)
-            except exceptions.TransferError as exc:
-                self.failed(exc)
-                return
-            if image.clock.swept:
-                rounds -= 1
-                self._ring.rotate(-1)
+        """Let go of blocks of open objects, those long unused first."""
+        found = [
+            (age, number)
+            for number, image in enumerate(self._images)
+            for age in image.ages()
+            if not image.stays
+        ]
+        try:
+            for age, number in sorted(found, reverse=True):
+                if excess > 0:
+                    excess -= self.evict_from(
+                        self._images[number], excess, age
+                    )
+        except exceptions.TransferError as exc:
+            self.failed(exc)
 
-    def evict_from(self, image: _blocks.Blocks, excess: int) -> int:
+    def evict_from(
+        self, image: _blocks.Blocks, excess: int, age: int = 0
+    ) -> int:
         """Let go of some blocks; returns how many bytes that gave.
 
+        :param age: for how long they were not used
         :raises TransferError: the disk does not work
         """
         before = image.disk_bytes
         try:
-            self.evicted += image.evict(image.clock.coldest(excess))
+            for some in image.old(excess, age):
+                self.evicted += image.evict(some)
+                if before - image.disk_bytes >= excess:
+                    break
         finally:
             after = image.disk_bytes
             self.measure(image.path, after)

@@ -47,6 +47,7 @@ class _Held:
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
         self._key = key
+        self.now = store.now
         self.users = 0
 
     def room(
@@ -91,6 +92,8 @@ class Store:
         self._held: dict[str, _Held] = {}
         self._idle: dict[str, blockmap.Header] = {}
         self._room = _room.Room(quota_bytes or None, self._lock, self._spare)
+        #: See :class:`oslo_transfer.cache.clock.Clock`.
+        self.now = self._room.now
         self._damaged = self._flushed = 0
         self._closing = threading.Event()
         self._put = threading.Event()
@@ -267,10 +270,7 @@ class Store:
                 header.identity,
             )
             with contextlib.closing(image):
-                while freed < excess:
-                    freed += self._room.evict_from(image, excess - freed)
-                    if image.clock.swept:
-                        break
+                freed = self._room.evict_from(image, excess)
                 empty = not image.present
         except exceptions.TransferError as exc:
             self._room.failed(exc)

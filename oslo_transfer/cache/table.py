@@ -13,6 +13,7 @@ import weakref
 
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
+from oslo_transfer.cache import clock
 
 #: What is known of a block that was compared with its checksum: it is right,
 #: it is right and of zeros.
@@ -24,10 +25,14 @@ class Table:
 
     :param found: the map of what is durable; its owner saves it
     :param header: what it is the map of
+    :param now: one byte, the present time of the clock
     """
 
     def __init__(
-        self, found: blockmap.BlockMap, header: blockmap.Header
+        self,
+        found: blockmap.BlockMap,
+        header: blockmap.Header,
+        now: bytearray,
     ) -> None:
         self._map = found
         self._block_bytes = header.block_bytes
@@ -42,8 +47,8 @@ class Table:
         #: One byte each: what is known of a block that was compared since
         #: the files were opened, else 0.
         self.checked = bytearray(header.blocks)
-        #: One byte each: whether a group of blocks was used.
-        self.touched = bytearray(-(-header.blocks // claimer.GROUP))
+        #: Knows when blocks were used.
+        self.clock = clock.Clock(header.blocks, header.block_bytes, now)
         self._claimers: weakref.WeakSet[claimer.Claimer] = weakref.WeakSet()
         self._pins: dict[int, int] = {}
         #: Blocks that were found to be other than they were put.
@@ -91,7 +96,7 @@ class Table:
                 self.fresh_since = time.monotonic()
             self._fresh.update(enumerate(checksums, first))
             self.checked[first : first + len(kinds)] = kinds
-            self.touched[first // claimer.GROUP] = 1
+            self.clock.touch(first)
             return True
 
     def judge(self, index: int, checksum: int, kind: int) -> bool:
@@ -135,7 +140,12 @@ class Table:
 
     def claimer(self) -> claimer.Claimer:
         """One who claims blocks without a lock."""
-        made = claimer.Claimer(self.checked, self.touched, self._block_bytes)
+        made = claimer.Claimer(
+            self.checked,
+            self.clock.touched,
+            self.clock.now,
+            self._block_bytes,
+        )
         with self._lock:
             self._claimers.add(made)
         return made

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 import random
+import shutil
 import threading
 
 import pytest
 
-from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import datafile
-from oslo_transfer.cache import room
 from oslo_transfer.cache import store as _store
 from oslo_transfer import exceptions
 from tests.functional import forkserver
@@ -61,7 +62,7 @@ def there(image, seed=1):
     found = []
     buffer = bytearray(BLOCK)
     for index in range(COUNT):
-        if image.read(memoryview(buffer), index * BLOCK):
+        if image.read(memoryview(buffer), index * BLOCK) == BLOCK:
             assert buffer == content(index, seed)
             found.append(index)
     return found
@@ -99,3 +100,494 @@ def test_opened_twice_is_one(opened):
 def test_keys_that_are_no_names(opened, key):
     with pytest.raises(ValueError):
         opened().open(key, SIZE, IDENTITY)
+
+
+def used(tmp_path):
+    """What all objects take on the disk."""
+    return sum(
+        path.stat().st_blocks * 512
+        for path in (tmp_path / 'cache').glob('*/*')
+    )
+
+
+def test_limit_is_kept(opened, tmp_path):
+    store = opened(40 * BLOCK + MAP)
+    image = store.open('one', SIZE, IDENTITY)
+    for index in range(COUNT):
+        put(image, [index])
+        assert used(tmp_path) <= 40 * BLOCK + MAP
+        assert store.statistics()['bytes_used'] == used(tmp_path)
+    found = there(image)
+    assert COUNT - 1 in found
+    assert 24 <= len(found) <= 40
+    assert store.statistics()['blocks_evicted'] == COUNT - len(found)
+
+
+def test_what_is_used_stays(opened):
+    """Groups of sixteen: the first is read all the time."""
+    store = opened(40 * BLOCK + MAP)
+    image = store.open('one', SIZE, IDENTITY)
+    mine = image.claimer()
+    put(image, range(16))
+    for index in range(16, COUNT):
+        put(image, [index])
+        assert mine.claim(index % 16 * BLOCK, BLOCK) == BLOCK
+        mine.release()
+
+
+def test_what_nobody_has_open_goes_first(opened):
+    store = opened(3 * (16 * BLOCK + MAP))
+    for key in ('old', 'older', 'old'):
+        image = store.open(key, SIZE, IDENTITY)
+        put(image, range(16))
+        image.close()
+    image = store.open('new', SIZE, IDENTITY)
+    put(image, range(20))
+    assert store.identity_of('older') is None
+    assert len(there(image)) == 20
+    # Only as much as is needed goes, of old ones too.
+    old = store.open('old', SIZE, IDENTITY)
+    assert there(old) == list(range(16))
+
+
+def test_order_outlives_the_store(opened, tmp_path):
+    store = opened()
+    for key in ('a', 'b', 'c'):
+        image = store.open(key, SIZE, IDENTITY)
+        put(image, range(16))
+        image.close()
+    store.close()
+    for second, key in enumerate(('b', 'c', 'a')):
+        os.utime(tmp_path / 'cache' / key / 'map', (second, second))
+    store = opened(2 * (16 * BLOCK + MAP))
+    # One that died may have left too much.
+    assert used(tmp_path) <= 2 * (16 * BLOCK + MAP)
+    assert store.identity_of('b') is None
+    assert there(store.open('a', SIZE, IDENTITY)) == list(range(16))
+
+
+def test_what_is_in_use_stays_and_others_are_refused(opened):
+    store = opened(16 * BLOCK + MAP)
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, range(16))
+    mine = image.claimer()
+    assert mine.claim(0, 16 * BLOCK) == 16 * BLOCK
+    with pytest.raises(exceptions.NoSpace, match='in use'):
+        put(image, [20])
+    assert store.statistics()['bytes_refused'] == BLOCK
+    # That is nothing to complain about.
+    assert store.statistics()['keeps'] == 1
+    assert there(image) == list(range(16))
+    mine.release()
+    put(image, [20])
+    assert 20 in there(image)
+
+
+def test_what_is_to_stay_stays(opened):
+    store = opened(32 * BLOCK + 2 * MAP)
+    image, other = (store.open(key, SIZE, IDENTITY) for key in ('a', 'b'))
+    image.stays = True
+    put(image, range(16))
+    for index in range(COUNT):
+        put(other, [index])
+    assert there(image) == list(range(16))
+
+
+def test_limit_smaller_than_a_block(opened, tmp_path):
+    store = opened(1)
+    image = store.open('one', SIZE, IDENTITY)
+    with pytest.raises(exceptions.NoSpace):
+        put(image, [1])
+    assert there(image) == []
+    assert used(tmp_path) == MAP
+    # Zeros take no space.
+    image.put(2, memoryview(bytes(BLOCK)))
+    assert image.has(2)
+
+
+def copied(tmp_path, name='cache'):
+    """A store as its process leaves it when it is killed now."""
+    shutil.copytree(tmp_path / name, tmp_path / 'copy')
+    return tmp_path / 'copy'
+
+
+def test_what_was_not_flushed_takes_no_space(opened, tmp_path):
+    image = opened().open('one', SIZE, IDENTITY)
+    put(image, range(8))
+    image.flush()
+    put(image, range(8, 16))
+    directory = copied(tmp_path)
+    store = opened(directory=directory)
+    assert there(store.open('one', SIZE, IDENTITY)) == list(range(8))
+    data = os.stat(directory / 'one' / 'data')
+    assert data.st_blocks * 512 == 8 * BLOCK
+
+
+def test_puts_are_flushed_in_time(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(_store, '_FLUSH_SECONDS', 0.01)
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, range(8))
+    forkserver.until(lambda: not store.statistics()['bytes_unflushed'])
+    assert store.statistics()['blocks_flushed'] == 8
+    store = opened(directory=copied(tmp_path))
+    assert there(store.open('one', SIZE, IDENTITY)) == list(range(8))
+
+
+def test_many_puts_are_flushed_soon(opened, monkeypatch):
+    monkeypatch.setattr(_store, '_FLUSH_SECONDS', 1000.0)
+    monkeypatch.setattr(_store, '_FLUSH_BYTES', 8 * BLOCK)
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, range(8))
+    forkserver.until(lambda: not store.statistics()['bytes_unflushed'])
+
+
+class Broken:
+    """Stands for a function of a disk that may fail.
+
+    :ivar error: what it fails with; None while it works
+    :ivar calls: how often it was called
+    """
+
+    def __init__(self, monkeypatch, place, name):
+        self.error = None
+        self.calls = 0
+        self._real = getattr(place, name)
+        monkeypatch.setattr(place, name, self)
+
+    def __get__(self, instance, _owner):
+        return functools.partial(self, instance)
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        if self.error is not None:
+            raise OSError(self.error, os.strerror(self.error))
+        return self._real(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    'number, error',
+    [
+        (errno.ENOSPC, exceptions.NoSpace),
+        (errno.EDQUOT, exceptions.NoSpace),
+        (errno.EROFS, exceptions.StorageError),
+        (errno.EIO, exceptions.StorageError),
+    ],
+)
+def test_disk_that_cannot_be_written(
+    opened, monkeypatch, caplog, number, error
+):
+    """It serves on, says so once, and keeps blocks again when it can."""
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, [1])
+    pwrite = Broken(monkeypatch, os, 'pwrite')
+    pwrite.error = number
+    with pytest.raises(error):
+        put(image, [2])
+    assert store.statistics()['keeps'] == 0
+    calls = pwrite.calls
+    with pytest.raises(exceptions.NoSpace):
+        put(image, [2])
+    assert pwrite.calls == calls
+    assert store.statistics()['bytes_refused'] == 2 * BLOCK
+    assert there(image) == [1]
+    monkeypatch.setattr(store._room, '_again', 0.0)
+    with pytest.raises(error):
+        put(image, [2])
+    assert len([r for r in caplog.records if r.levelname == 'ERROR']) == 1
+    pwrite.error = None
+    monkeypatch.setattr(store._room, '_again', 0.0)
+    put(image, [2])
+    assert store.statistics()['keeps'] == 1
+    assert there(image) == [1, 2]
+
+
+def test_block_written_in_part_takes_no_space(opened, tmp_path, monkeypatch):
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    real = os.pwrite
+
+    def pwrite(fd, data, offset):
+        if offset % BLOCK:
+            raise OSError(errno.ENOSPC, 'full')
+        return real(fd, data[:100], offset)
+
+    monkeypatch.setattr(os, 'pwrite', pwrite)
+    with pytest.raises(exceptions.NoSpace):
+        put(image, [2])
+    assert used(tmp_path) == MAP
+
+
+def test_short_writes(opened, monkeypatch):
+    image = opened().open('one', SIZE, IDENTITY)
+    real = os.pwrite
+    monkeypatch.setattr(
+        os,
+        'pwrite',
+        lambda fd, data, offset: real(fd, data[:1001], offset),
+    )
+    put(image, [2])
+    assert there(image) == [2]
+
+
+def test_failed_flush_loses_what_was_put(opened, tmp_path, monkeypatch):
+    """The kernel tells once, and then takes the lost pages for written."""
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, [1])
+    image.flush()
+    put(image, [2])
+    fdatasync = Broken(monkeypatch, os, 'fdatasync')
+    fdatasync.error = errno.EIO
+    with pytest.raises(exceptions.StorageError):
+        image.flush()
+    fdatasync.error = None
+    assert there(image) == [1]
+    assert image.flush() == 0
+    store = opened(directory=copied(tmp_path))
+    assert there(store.open('one', SIZE, IDENTITY)) == [1]
+
+
+def test_put_while_a_flush_fails(opened, monkeypatch):
+    """The failure may be of what was just written."""
+    image = opened().open('one', SIZE, IDENTITY)
+    fdatasync = Broken(monkeypatch, os, 'fdatasync')
+    real = datafile.DataFile.write
+
+    def write(self, view, offset):
+        real(self, view, offset)
+        fdatasync.error = errno.EIO
+        with pytest.raises(exceptions.StorageError):
+            image.flush()
+
+    put(image, [1])
+    monkeypatch.setattr(datafile.DataFile, 'write', write)
+    with pytest.raises(exceptions.StorageError):
+        put(image, [2])
+    assert there(image) == []
+    fdatasync.error = None
+
+
+def test_failed_save_of_the_map_is_repeated(opened, tmp_path, monkeypatch):
+    image = opened().open('one', SIZE, IDENTITY)
+    put(image, [1])
+    pwrite = Broken(monkeypatch, os, 'pwrite')
+    pwrite.error = errno.EIO
+    with pytest.raises(exceptions.StorageError):
+        image.flush()
+    pwrite.error = None
+    image.flush()
+    store = opened(directory=copied(tmp_path))
+    assert there(store.open('one', SIZE, IDENTITY)) == [1]
+
+
+@pytest.mark.parametrize('name', ['makedirs', 'open'])
+def test_directory_that_cannot_be_written(opened, monkeypatch, name):
+    broken = Broken(monkeypatch, os, name)
+    broken.error = errno.EROFS
+    store = opened()
+    broken.error = None
+    assert store.statistics()['keeps'] == 0
+    image = store.open('one', SIZE, IDENTITY)
+    with pytest.raises(exceptions.NoSpace):
+        put(image, [1])
+    assert there(image) == []
+    image.close()
+
+
+def test_object_that_cannot_be_made(opened, monkeypatch):
+    store = opened()
+    broken = Broken(monkeypatch, os, 'posix_fallocate')
+    broken.error = errno.ENOSPC
+    image = store.open('one', SIZE, IDENTITY)
+    with pytest.raises(exceptions.NoSpace):
+        put(image, [1])
+    assert store.statistics()['keeps'] == 0
+    broken.error = None
+    image.close()
+    image = store.open('one', SIZE, IDENTITY)
+    monkeypatch.setattr(store._room, '_again', 0.0)
+    put(image, [1])
+    assert there(image) == [1]
+
+
+@pytest.mark.parametrize('open_then', [False, True])
+def test_data_file_cut_short(opened, tmp_path, open_then):
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, [1, 2, 3])
+    if not open_then:
+        image.close()
+    os.truncate(tmp_path / 'cache' / 'one' / 'data', 3 * BLOCK - 7)
+    if not open_then:
+        image = store.open('one', SIZE, IDENTITY)
+    assert there(image) == [1]
+    assert there(image) == [1]
+    put(image, [2, 3])
+    assert there(image) == [1, 2, 3]
+    assert store.statistics()['blocks_damaged'] == 2
+
+
+def flip(path, place):
+    with open(path, 'r+b') as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 4]))
+
+
+@pytest.mark.parametrize('is_open', [False, True])
+def test_scrub_finds_what_rots(opened, tmp_path, is_open):
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, [1, 2, 3])
+    if not is_open:
+        image.close()
+    assert store.scrub(threading.Event()) == 0
+    flip(tmp_path / 'cache' / 'one' / 'data', 2 * BLOCK + 9)
+    assert store.scrub(threading.Event(), rate=1 << 30) == 1
+    if not is_open:
+        image = store.open('one', SIZE, IDENTITY)
+    assert image.claimer().claim(BLOCK, 3 * BLOCK) == BLOCK * is_open
+    assert there(image) == [1, 3]
+    assert store.statistics()['blocks_damaged'] == 1
+
+
+def test_scrub_can_be_stopped(opened):
+    store = opened()
+    put(store.open('one', SIZE, IDENTITY), [1, 2, 3])
+    stop = threading.Event()
+    stop.set()
+    assert store.scrub(stop) == 0
+
+
+def test_second_owner_is_told_who_has_it(opened):
+    store = opened(owner='/run/first.sock')
+    with pytest.raises(exceptions.Unavailable) as caught:
+        opened(owner='/run/second.sock')
+    assert str(os.getpid()) in str(caught.value)
+    assert '/run/first.sock' in str(caught.value)
+    store.close()
+    opened(owner='/run/second.sock')
+
+
+def test_directory_of_somebody_else_is_refused(opened, tmp_path):
+    (tmp_path / 'cache').mkdir()
+    (tmp_path / 'cache' / 'instances').mkdir()
+    with pytest.raises(exceptions.ConfigurationError, match='not empty'):
+        opened()
+    assert os.listdir(tmp_path / 'cache') == ['instances']
+
+
+def test_what_is_of_no_use_is_removed_and_the_rest_left(opened, tmp_path):
+    store = opened()
+    for key in ('good', 'newer', 'torn', 'empty', 'mapless', 'dataless'):
+        image = store.open(key, SIZE, IDENTITY)
+        put(image, [1])
+        image.close()
+    store.close()
+    cache = tmp_path / 'cache'
+    flip(cache / 'newer' / 'map', 7)
+    flip(cache / 'torn' / 'map', 30)
+    os.truncate(cache / 'empty' / 'map', 0)
+    os.unlink(cache / 'mapless' / 'map')
+    os.unlink(cache / 'dataless' / 'data')
+    (cache / 'theirs').mkdir()
+    (cache / 'theirs' / 'notes').write_text('of somebody')
+    (cache / 'README').write_text('of somebody')
+    (cache / 'link').symlink_to(cache / 'good')
+    store = opened()
+    found = ['README', 'good', 'link', 'lock', 'theirs']
+    assert sorted(os.listdir(cache)) == found
+    assert there(store.open('good', SIZE, IDENTITY)) == [1]
+
+
+def test_file_that_is_taken(opened, tmp_path):
+    """It becomes somebody's file, and is read on."""
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, range(COUNT))
+    path = store.take('one')
+    assert store.statistics()['bytes_used'] == 0
+    os.rename(path, tmp_path / 'mine')
+    assert there(image) == list(range(COUNT))
+    assert image.evict(range(COUNT)) == 0
+    with pytest.raises(exceptions.NoSpace):
+        put(image, [1])
+    image.close()
+    whole = b''.join(content(index) for index in range(COUNT))
+    assert (tmp_path / 'mine').read_bytes() == whole
+    assert not (tmp_path / 'cache' / 'one').exists()
+    assert there(store.open('one', SIZE, IDENTITY)) == []
+
+
+def test_file_that_is_taken_and_left(opened):
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, range(COUNT))
+    store.take('one')
+    image.close()
+    assert there(store.open('one', SIZE, IDENTITY)) == list(range(COUNT))
+
+
+def test_closing_waits_for_those_who_put(opened, monkeypatch):
+    """The number of a file must not be another's in mid-write."""
+    image = opened().open('one', SIZE, IDENTITY)
+    real = datafile.DataFile.write
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write(self, view, offset):
+        writing.set()
+        assert go_on.wait(10)
+        real(self, view, offset)
+
+    monkeypatch.setattr(datafile.DataFile, 'write', write)
+    putting = threading.Thread(target=put, args=(image, [1]))
+    putting.start()
+    assert writing.wait(10)
+    closing = threading.Thread(target=image.close)
+    closing.start()
+    forkserver.until(lambda: not image.keeps)
+    assert image.fd >= 0
+    go_on.set()
+    for thread in (putting, closing):
+        thread.join()
+    assert image.fd == -1
+
+
+def test_many_at_once_keep_the_limit(opened, tmp_path):
+    """Whoever is there reads what was put, and the limit is kept."""
+    limit = 3 * MAP + 48 * BLOCK
+    store = opened(limit)
+    images = [
+        store.open(key, SIZE, IDENTITY[:31] + key.encode())
+        for key in ('a', 'b', 'c')
+    ]
+    wrong = []
+
+    def work(seed):
+        rng = random.Random(seed)
+        buffer = memoryview(bytearray(BLOCK))
+        for _ in range(300):
+            number, index = rng.randrange(3), rng.randrange(COUNT)
+            image = images[number]
+            if image.read(buffer, index * BLOCK):
+                if buffer != content(index, number):
+                    wrong.append((number, index))
+                continue
+            # All of so small a limit may be on its way to the disk.
+            with contextlib.suppress(exceptions.NoSpace):
+                put(image, [index], number)
+
+    threads = [
+        threading.Thread(target=work, args=(seed,)) for seed in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert used(tmp_path) <= limit
+    assert store.statistics()['blocks_evicted'] > 100
