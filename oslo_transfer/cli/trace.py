@@ -16,6 +16,7 @@ from oslo_transfer.cli import columns
 from oslo_transfer.cli import exit_codes
 from oslo_transfer.cli import interrupt
 from oslo_transfer.cli import units
+from oslo_transfer.drivers import cache
 from oslo_transfer import exceptions
 from oslo_transfer.service import client
 
@@ -72,14 +73,21 @@ class TraceRecord(base.Command):
         """Make the parser of its arguments."""
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            'id', metavar='ID', help='as "attachment list" shows it'
+            'id',
+            metavar='ID',
+            help='as "attachment list" shows it, or "cache list"',
         )
         _add_output(parser)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         """Ask the service."""
-        data = client.Client(self.app.conf()).trace(parsed_args.id)
+        conf = self.app.conf()
+        name = parsed_args.id
+        for attachment in oslo_transfer.attachments(conf):
+            if attachment.id == name:
+                name = cache.export_of(attachment)
+        data = client.Client(conf).trace(name)
         # What is no trace is refused here, and not by its reader.
         _trace.Trace.parse(data)
         _save(self, data, parsed_args)

@@ -38,6 +38,18 @@ class Wanted:
     digest: str | None = None
 
 
+def export_of(attachment: base.Attachment) -> str:
+    """What the service calls what it exports for an attachment.
+
+    :raises CapabilityMissing: it is none of the cache
+    """
+    if attachment.driver != CacheDriver.name:
+        raise exceptions.CapabilityMissing(
+            f'the attachment {attachment.id} is not read through the cache'
+        )
+    return str(attachment.details.get(_ID))
+
+
 class CacheDriver(base.Driver):
     """``cache+URL``: what the URL names, block by block as it is read.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+import oslo_transfer
 from oslo_transfer.cache import trace as _trace
 from oslo_transfer import exceptions
 from oslo_transfer.service import client
@@ -99,6 +100,30 @@ def test_record(command, tmp_path, monkeypatch):
     assert (tmp_path / 'x').read_bytes() == MADE.dump('/image')
     error = command.fails(9, 'trace', 'record', ID, 'x')
     assert 'exists' in error
+
+
+@pytest.mark.parametrize(('driver', 'status'), [('cache', 0), ('iscsi', 5)])
+def test_record_of_an_attachment(
+    command, tmp_path, monkeypatch, driver, status
+):
+    attachment = oslo_transfer.Attachment(
+        id=ID,
+        driver=driver,
+        source='http://host/image',
+        form='nbd',
+        path='nbd:',
+        size=None,
+        details={'service': 'f' * 32},
+    )
+    asked = []
+    monkeypatch.setattr(oslo_transfer, 'attachments', lambda _: [attachment])
+    monkeypatch.setattr(
+        client.Client,
+        'trace',
+        lambda _client, name: asked.append(name) or MADE.dump('/image'),
+    )
+    assert command('trace', 'record', ID, 'x').status == status
+    assert asked == ['f' * 32] * (not status)
 
 
 def test_record_refuses_what_is_no_trace(command, tmp_path, monkeypatch):
