@@ -73,6 +73,8 @@ class Context:
     :ivar limiter: takes the transfer's bytes per second
     :ivar start: where reading will probably begin, in bytes; a driver may
         use it to save a request
+    :ivar piecemeal: it will be read here and there: a driver that would
+        begin with the whole to save a request is not to
     :ivar transfer: stands for the call; the same in all its contexts
     :ivar writing: it is the context of the call's destination
     :ivar lasting: what is attached is to stay when the call has ended
@@ -95,6 +97,7 @@ class Context:
         default_factory=_limiter.Limiter
     )
     start: int = 0
+    piecemeal: bool = False
     transfer: object = dataclasses.field(default_factory=object)
     writing: bool = False
     lasting: bool = False

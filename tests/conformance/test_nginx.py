@@ -127,6 +127,38 @@ class TestNginx(
     """As it comes."""
 
 
+class Piecemeal(NginxHooks):
+    """Opened to be read here and there."""
+
+    def context(self, **changes):
+        return super().context(**{'piecemeal': True, **changes})
+
+
+class TestNginxPiecemeal(
+    Piecemeal, conformance.SourceConformance, unittest.TestCase
+):
+    """Opening it has one byte sent, and no more."""
+
+    def test_opening_has_nothing_sent_in_vain(self):
+        url = self.put(conformance.pattern(1 << 20))
+        # The one worker writes of the first before it serves the second.
+        for each in (url, self.put(b'data')):
+            self.open(each).close()
+        log = (self.server.directory / 'access.log').read_text().splitlines()
+        name = url.rpartition('/')[2]
+        (line,) = (each for each in log if f'/{name} ' in each)
+        self.assertIn('" 206 1 ', line)
+
+
+class TestNginxPiecemealNoRanges(
+    Piecemeal, conformance.SourceConformance, unittest.TestCase
+):
+    """Without ranges it can be read as a whole."""
+
+    options = {'ranges': False}
+    source_capabilities = base.Capability.READ
+
+
 class TestNginxTLS(
     NginxHooks,
     conformance.SourceConformance,

@@ -41,9 +41,10 @@ class HTTPSource(base.Source):
     """An object behind an http or https URL.
 
     Opening it sends the first GET; the first stream from there uses its
-    answer, so a whole copy by one stream is one request. Each further
-    stream is a request with a range, pinned to the version that was
-    opened.
+    answer, so a whole copy by one stream is one request. Where it will be
+    read piecemeal that GET is for one byte: what a server has begun to send
+    is sent in vain when it is not read on. Each further stream is a request
+    with a range, pinned to the version that was opened.
     """
 
     def __init__(
@@ -56,8 +57,33 @@ class HTTPSource(base.Source):
         self.capabilities = base.Capability.READ | base.Capability.RANDOM_READ
         self.size = None
         self._first_start = 0
-        self._first = self._open_first(ctx.start)
+        self._first: body.BodyStream | None = None
+        if not (ctx.piecemeal and self._open_piecemeal()):
+            self._first = self._open_first(ctx.start)
         self.geometry = base.Geometry()
+
+    def _open_piecemeal(self) -> bool:
+        """Ask for one byte; returns whether that is how it can be read."""
+        answer = self._get({'Range': 'bytes=0-0'})
+        if answer.status != 206:
+            # It is empty, or there are no ranges; or not for us.
+            answer.close()
+            return False
+        try:
+            found = message.content_range(answer.headers.get('Content-Range'))
+            if found.total is None:
+                raise exceptions.ProtocolError(
+                    f'{self._endpoint}: the server does not say how many '
+                    f'bytes there are'
+                )
+            self.size = found.total
+            self.validator = validator_of(answer.headers)
+            with self._range_body(answer, 0, 1) as stream:
+                stream.readinto(bytearray(1))
+        except BaseException:
+            answer.close()
+            raise
+        return True
 
     def _open_first(self, start: int) -> body.BodyStream | None:
         answer = self._get({'Range': f'bytes={start}-'} if start else {})
