@@ -87,3 +87,8 @@ def _socket(endpoint: _endpoint.Endpoint) -> str | None:
             f'{_MOST_PATH} bytes'
         )
     return path
+
+
+def of_socket(path: str) -> str:
+    """The URI of the default export behind a unix socket."""
+    return f'nbd+unix:///?socket={urllib.parse.quote(path, safe="/")}'

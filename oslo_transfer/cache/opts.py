@@ -102,6 +102,15 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         help='The most bytes per second that are fetched ahead for what an '
         'earlier reader of the image has needed. 0 means no limit.',
     ),
+    cfg.FloatOpt(
+        'trace_seconds',
+        default=300.0,
+        min=0.0,
+        max=24 * 3600.0,
+        help='Seconds for which it is noted what is read of an image first, '
+        'from its first read on. The next who reads the image, also another '
+        'version of it, has that brought before he asks. 0 means never.',
+    ),
     cfg.StrOpt(
         'socket_owner',
         help='User, by name or number, who owns the sockets of the exports. '

@@ -20,6 +20,10 @@ class Serve(base.Command):
               LUNs as NBD exports on unix sockets, without privileges and
               without the initiator of the kernel
 
+      cache   serves images that arrive as they are read, block by block,
+              by NBD or as files, and makes files of them once they are
+              complete; see the strategy copy_on_read
+
       seed    sends finished files to other hosts by BitTorrent, from where
               they are, until [oslo_transfer_seed] seed_ratio or
               seed_seconds is reached, or the file changes or goes

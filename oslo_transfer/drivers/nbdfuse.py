@@ -25,6 +25,8 @@ DIRECTORY = 'nbdfuse'
 _FILE = 'export'
 _PID_FILE = 'pid'
 _PAUSE = 0.01
+# Libfuse does not let others in by itself.
+_SHARED = ('-o', 'allow_other')
 # Seconds that unmounting may take.
 _UNMOUNT = 5.0
 
@@ -60,9 +62,9 @@ class Mount:
         children.find('fusermount3', 'fuse3')
         self.path = path
         # fusermount3 unmounts it, should nbdfuse be killed.
-        options = 'auto_unmount,allow_other' if shared else 'auto_unmount'
+        options = ['-o', 'auto_unmount', *(_SHARED if shared else [])]
         self._helper = children.Helper(
-            [nbdfuse, '-r', '-o', options, '-P', pid_file, path, uri],
+            [nbdfuse, '-r', *options, '-P', pid_file, path, uri],
             death=signal.SIGTERM,
         )
         try:

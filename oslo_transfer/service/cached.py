@@ -12,7 +12,10 @@ import dataclasses
 import json
 import typing
 
+from oslo_transfer.cache import version as _version
 from oslo_transfer import credentials as _credentials
+from oslo_transfer import digest as _digest
+from oslo_transfer.drivers import base
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import location as _location
 from oslo_transfer.service import exports
@@ -20,6 +23,8 @@ from oslo_transfer.service import exports
 SOCKET = 'nbd.sock'
 #: The mount of the form ``path``.
 FILE = 'image'
+#: Of the process that has it mounted.
+PID = 'pid'
 
 
 class Proof(_credentials.Credentials):
@@ -59,8 +64,10 @@ class Record:
     :ivar digest: that the image must have, as ALGORITHM:HEX, or None
     :ivar added: when it was asked for, in seconds of the Unix clock
     :ivar size: in bytes
-    :ivar identity: tells its version from others, in hex
-    :ivar promoted: the file that it has become, or None
+    :ivar validator: of its version, or None
+    :ivar strong: whether that is a strong one
+    :ivar promoted: the file that it becomes, or has become, or None
+    :ivar inode: the number of that file; it has become one where they agree
     """
 
     id: str
@@ -74,13 +81,35 @@ class Record:
     digest: str | None
     added: float
     size: int = 0
-    identity: str = ''
+    validator: str | None = None
+    strong: bool = False
     promoted: str | None = None
+    inode: int = 0
 
     @property
     def where(self) -> str:
         """The origin, for people."""
         return str(_endpoint.parse(self.url))
+
+    @property
+    def identity(self) -> bytes:
+        """Tells this version of the image from others; 32 bytes."""
+        return _version.identity(self.size, self.version, self.digest, self.id)
+
+    @property
+    def version(self) -> base.Validator | None:
+        """What the origin has to answer."""
+        if self.validator is None:
+            return None
+        return base.Validator(self.validator, self.strong)
+
+    @property
+    def expected(self) -> _digest.Expected | None:
+        """The digest that it must have."""
+        if self.digest is None:
+            return None
+        algorithm, _, value = self.digest.partition(':')
+        return _digest.expected(algorithm, value)
 
     @property
     def location(self) -> _location.Location:
@@ -101,8 +130,10 @@ _OPEN: Mapping[str, typing.Any] = {
     'digest': str | None,
     'added': float | int,
     'size': int,
-    'identity': str,
+    'validator': str | None,
+    'strong': bool,
     'promoted': str | None,
+    'inode': int,
 }
 _SECRET: Mapping[str, typing.Any] = {
     'url': str,
@@ -118,7 +149,7 @@ class Records(exports.Records[Record]):
 
     version = 1
     mode = 0o711
-    files = (SOCKET, FILE)
+    files = (SOCKET, FILE, PID)
 
     def encode(self, record: Record) -> Mapping[str, typing.Any]:
         """All but the secrets."""
@@ -167,4 +198,5 @@ def make(name: str, fields: Mapping[str, typing.Any]) -> Record:
         found['login'] = user, password
     record = Record(name, **found)
     _endpoint.parse(record.url)
+    _ = record.expected
     return record

@@ -183,6 +183,13 @@ class Client:
         """
         self.ask('DELETE', f'/v1/cached/{_checked(identifier)}')
 
+    def scrub(self) -> None:
+        """Have all blocks of the cache compared with their checksums.
+
+        Does not wait for the end.
+        """
+        self.ask('POST', '/v1/cache/scrub', {})
+
     def trace(self, identifier: str) -> bytes:
         """What was read of an image first, as an iolog of fio(1).
 

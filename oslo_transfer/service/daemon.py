@@ -18,6 +18,7 @@ import typing
 from oslo_config import cfg
 
 from oslo_transfer.service import attach
+from oslo_transfer.service import cache
 from oslo_transfer.service import control
 from oslo_transfer.service import listening
 from oslo_transfer.service import notify
@@ -29,6 +30,7 @@ LOG = logging.getLogger(__name__)
 #: The roles by name.
 ROLES: Mapping[str, Callable[[cfg.ConfigOpts], role.Role]] = {
     attach.AttachRole.name: attach.AttachRole,
+    cache.CacheRole.name: cache.CacheRole,
     seed.SeedRole.name: seed.SeedRole,
 }
 #: Seconds between two looks at what is due.

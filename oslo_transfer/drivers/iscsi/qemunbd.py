@@ -14,13 +14,13 @@ import signal
 import socket
 import time
 import typing
-import urllib.parse
 
 from oslo_transfer import children
 from oslo_transfer.drivers.iscsi import login
 from oslo_transfer.drivers.iscsi import opts
 from oslo_transfer.drivers.nbd import handshake
 from oslo_transfer import exceptions
+from oslo_transfer import nbd_uri
 from oslo_transfer import oserrors
 from oslo_transfer import unixdiag
 
@@ -222,8 +222,7 @@ class Server:
 
 def uri(directory: str) -> str:
     """The NBD URI of what is served in a directory."""
-    path = urllib.parse.quote(os.path.join(directory, SOCKET), safe='/')
-    return f'nbd+unix:///?socket={path}'
+    return nbd_uri.of_socket(os.path.join(directory, SOCKET))
 
 
 def clients(directory: str) -> int:

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which version of an image blocks belong to, and their place in a store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from oslo_transfer.drivers import base
+from oslo_transfer import exceptions
+
+_KEY = 32
+
+
+def size_of(source: base.Source, where: str, digest: str | None) -> int:
+    """The size of what can be read in blocks.
+
+    :param where: names it in errors
+    :param digest: that it is known to have, or None
+    :raises CapabilityMissing: it cannot be
+    """
+    if (
+        source.size is None
+        or base.Capability.RANDOM_READ not in source.capabilities
+    ):
+        raise exceptions.CapabilityMissing(
+            f'{where} cannot be read at any place, or does not tell its size'
+        )
+    if source.validator is None and not (digest or source.in_place):
+        raise exceptions.CapabilityMissing(
+            f'{where} has nothing to tell one version from another by: what '
+            f'is read now and later need not belong together, and no digest '
+            f'is given'
+        )
+    return source.size
+
+
+def identity(
+    size: int,
+    validator: base.Validator | None,
+    digest: str | None,
+    salt: str,
+) -> bytes:
+    """Tells one version of an image from all others; 32 bytes.
+
+    :param salt: stands for a use of it. Without a validator or digest blocks
+        of two uses need not fit together.
+    """
+    version = validator.value if validator is not None else digest or salt
+    strong = validator is not None and validator.strong
+    told = json.dumps([size, version, strong, digest])
+    return hashlib.sha256(told.encode()).digest()
+
+
+def key(location: str, version: bytes) -> str:
+    """The name of a version of an image in a store.
+
+    :param location: tells its location from others
+    :param version: its :func:`identity`
+    """
+    told = hashlib.sha256(location.encode() + b'\0' + version)
+    return told.hexdigest()[:_KEY]

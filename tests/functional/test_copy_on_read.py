@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A destination can be read at once, is complete soon, and stays right.
+
+The service runs as operators run it, the origin is nginx, and those who read
+are QEMU and the kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import oslo_transfer
+from oslo_transfer import exceptions
+from oslo_transfer import qcow2
+from tests import groups
+from tests.servers import cache_service
+from tests.servers import dd_lab
+from tests.servers import nginx
+from tests.servers import qemu_io
+from tests.servers import resource
+
+MIB = 1 << 20
+DATA = (
+    resource.pattern(5 * MIB)
+    + bytes(9 * MIB)
+    + resource.pattern(4 * MIB + 512)
+)
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+pytestmark = groups.marks(
+    'cache',
+    all(map(shutil.which, ('nginx', 'qemu-img', 'qemu-io', 'nbdfuse'))),
+)
+
+
+@pytest.fixture
+def here():
+    with dd_lab.short_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def origin(tmp_path):
+    (tmp_path / 'image').write_bytes(DATA)
+    with nginx.Nginx(tmp_path) as server:
+        yield server
+
+
+class Host(cache_service.CacheService):
+    """Copies to where it runs."""
+
+    def copy(self, url, name='disk', form='overlay', **options):
+        made = oslo_transfer.copy(
+            url,
+            self.path / name,
+            'copy_on_read',
+            conf=self.conf(),
+            accept=('file', form),
+            **options,
+        )
+        assert made.form == form
+        return made.attachment
+
+
+class Guest(qemu_io.QemuIo):
+    """Has a disk open, and reads and writes it."""
+
+    def read(self, offset, length):
+        self.begin(offset, length)
+        return self.end()
+
+    def begin(self, offset, length):
+        self.ask(f'read -v {offset} {length}')
+
+    def end(self):
+        told = self.answer(20)
+        assert told is not None
+        if 'read failed' in told:
+            raise OSError(told)
+        lines = [line for line in told.splitlines() if line[8:9] == ':']
+        return b''.join(bytes.fromhex(line[9:58]) for line in lines)
+
+    def write(self, offset, length, byte):
+        self.ask(f'write -P {byte} {offset} {length}')
+        assert f'wrote {length}/{length}' in self.answer(20)
+
+
+def host(path, **options):
+    return Host(path, {'oslo_transfer_cache': {'hydrate_delay': 0, **options}})
+
+
+def read(path):
+    """All of a disk, as QEMU sees it."""
+    copied = path.parent / 'copied'
+    subprocess.run(
+        ['qemu-img', 'convert', '-O', 'raw', path, copied],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return copied.read_bytes()
+
+
+def until(condition):
+    """Wait for a condition, which is looked at often."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, 'this takes too long'
+        time.sleep(0.02)
+
+
+def requests(origin, method='GET'):
+    log = (origin.directory / 'access.log').read_text().splitlines()
+    return [line for line in log if f'"{method} /image' in line]
+
+
+def sent(origin):
+    """Bytes that the origin has sent, but for the first look of each."""
+    sizes = [int(line.split('" ')[1].split()[1]) for line in requests(origin)]
+    return sum(size for size in sizes if size > 1)
+
+
+@pytest.mark.parametrize('form', ['overlay', 'path'])
+def test_a_destination_becomes_independent(form, here, origin):
+    """And what was asked of the origin is the image, once."""
+    disk = here / 'disk'
+    with host(here) as service:
+        attachment = service.copy(
+            origin.url('/image'),
+            form=form,
+            hash_algo='sha256',
+            hash_value=DIGEST,
+        )
+        assert read(disk) == DATA
+        service.wait(disk, 'released')
+        origin.stop()
+        attachment.detach()
+        assert oslo_transfer.attachments(service.conf()) == []
+        assert service.client.cached() == []
+    assert not disk.is_symlink()
+    assert read(disk) == DATA
+    base = disk if form == 'path' else here / 'disk.base'
+    assert base.read_bytes() == DATA
+    # The holes are still there.
+    assert base.stat().st_blocks * 512 < 10 * MIB
+    assert base.stat().st_nlink == 1
+
+
+def test_the_origin_sends_the_image_once(here, origin):
+    """And no more."""
+    with host(here) as service:
+        service.copy(origin.url('/image'))
+        service.wait(here / 'disk', 'released')
+    assert sent(origin) == len(DATA), requests(origin)
+
+
+def test_no_byte_is_moved_twice(here, origin):
+    """The data file gets the name."""
+    with host(here, hydrate_delay=3600) as service:
+        service.copy(origin.url('/image'), form='path')
+        (data,) = (here / 'state' / 'cache').glob('*/data')
+        inode = data.stat().st_ino
+        service.stop()
+    with host(here) as service:
+        service.wait(here / 'disk', 'released')
+    assert (here / 'disk').stat().st_ino == inode
+
+
+def test_who_reads_does_not_notice(here, origin):
+    """A file that was opened before goes on to be read."""
+    with host(here) as service:
+        service.copy(origin.url('/image'), form='path')
+        with open(here / 'disk', 'rb') as file:
+            assert file.read(4096) == DATA[:4096]
+            service.wait(here / 'disk', 'promoted')
+            origin.stop()
+            assert file.read() == DATA[4096:]
+        service.wait(here / 'disk', 'released')
+
+
+def test_a_guest_keeps_its_overlay(here, origin):
+    """It is not changed under it, but as soon as nobody uses it."""
+    disk = here / 'disk'
+    with host(here) as service:
+        attachment = service.copy(origin.url('/image'))
+        with Guest(disk) as guest:
+            guest.write(MIB, 4096, 0x5A)
+            service.wait(disk, 'promoted')
+            until(lambda: 'in use' in service.export(disk)['problem'])
+            with pytest.raises(exceptions.DetachError, match='in use'):
+                attachment.detach()
+            assert guest.read(MIB, 4096) == b'\x5a' * 4096
+        attachment.detach()
+    assert qcow2.backing(str(disk)) == (str(here / 'disk.base'), 'raw')
+    assert read(disk) == DATA[:MIB] + b'\x5a' * 4096 + DATA[MIB + 4096 :]
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
+def test_a_guest_survives_a_restart(number, here, origin):
+    """Also one that happens while it reads, and without the origin."""
+    with host(here, hydrate='false') as service:
+        service.copy(origin.url('/image'))
+        with Guest(here / 'disk') as guest:
+            assert guest.read(0, 65536) == DATA[:65536]
+            service.stop(number)
+            guest.begin(4 * MIB, 65536)
+            service.start()
+            assert guest.end() == DATA[4 * MIB :][:65536]
+            assert guest.read(15 * MIB, 65536) == DATA[15 * MIB :][:65536]
+            if number == signal.SIGTERM:
+                origin.stop()
+                service.stop(number)
+                service.start()
+                assert guest.read(0, 65536) == DATA[:65536]
+
+
+def test_two_guests_of_one_image(here, origin):
+    """Its blocks are fetched once."""
+    with host(here) as service:
+        for name in ('one', 'two'):
+            service.copy(origin.url('/image'), name)
+        for name in ('one', 'two'):
+            assert read(here / name) == DATA
+            service.wait(here / name, 'released')
+        assert sent(origin) < 1.5 * len(DATA), requests(origin)
+    assert (here / 'one.base').read_bytes() == DATA
+    assert (here / 'two.base').read_bytes() == DATA
+
+
+def test_a_wrong_digest_is_no_file(here, origin):
+    """It is served on, for guests run from it, and said."""
+    with host(here) as service:
+        service.copy(
+            origin.url('/image'), hash_algo='sha256', hash_value='0' * 64
+        )
+        service.wait(here / 'disk', 'damaged')
+        until(lambda: 'sha256' in service.export(here / 'disk')['problem'])
+        assert read(here / 'disk') == DATA
+    assert not (here / 'disk.base').exists()
+
+
+def test_another_version_is_never_mixed_in(here, origin):
+    """What is here is served, what is missing fails."""
+    with host(here, hydrate='false') as service:
+        service.copy(origin.url('/image'))
+        with Guest(here / 'disk') as guest:
+            assert guest.read(0, 65536) == DATA[:65536]
+            service.stop()
+            path = origin.root / 'image'
+            path.write_bytes(bytes(len(DATA)))
+            os.utime(path, (1, 1))
+            service.start()
+            assert guest.read(0, 65536) == DATA[:65536]
+            with pytest.raises(OSError, match='read failed'):
+                guest.read(16 * MIB, 4096)
+
+
+def test_who_may_not_read_it_gets_nothing(here, tmp_path):
+    """Each is asked for by its own credentials, whatever is here."""
+    (tmp_path / 'image').write_bytes(DATA)
+    (tmp_path / 'users').write_text('me:{PLAIN}secret\n')
+    location = f'auth_basic "x"; auth_basic_user_file "{tmp_path}/users";'
+    with nginx.Nginx(tmp_path, location=location) as origin, host(here) as it:
+        url = origin.url('/image')
+        known = oslo_transfer.Location(
+            url, credentials=oslo_transfer.LoginCredentials('me', 'secret')
+        )
+        it.copy(known, 'mine')
+        assert read(here / 'mine') == DATA
+        with pytest.raises(exceptions.AccessDenied):
+            it.copy(url, 'other')
+        assert [each['destination'] for each in it.client.cached()] == [
+            str(here / 'mine')
+        ]
+
+
+def test_secrets_are_shown_to_nobody(here, origin):
+    url = origin.url('/image?signature=hidden')
+    with host(here, hydrate='false') as service:
+        service.copy(url.replace('://', '://me:secret@'))
+        told = str(service.client.cached()) + service.log.read_text()
+        told += service.run('cache', 'list', '-f', 'json').stdout
+        told += service.run('attachment', 'list', '-f', 'json').stdout
+        told += (here / 'disk').read_bytes()[:65536].decode('latin-1')
+        for path in (here / 'state' / 'cached').glob('*/secret'):
+            assert path.stat().st_mode & 0o077 == 0
+            assert 'hidden' in path.read_text()
+    assert 'hidden' not in told
+    assert 'secret' not in told
+
+
+def test_the_next_reader_is_ahead(here, origin):
+    """What the first has read is fetched before the second asks."""
+    with host(here, hydrate='false') as service:
+        attachment = service.copy(origin.url('/image'), 'first')
+        with Guest(here / 'first') as guest:
+            guest.read(3 * MIB, 65536)
+            guest.read(15 * MIB, 65536)
+        attachment.detach()
+        shutil.rmtree(here / 'state' / 'cache', ignore_errors=True)
+        service.stop()
+    with host(here, hydrate='false') as service:
+        service.copy(origin.url('/image'), 'second')
+        until(lambda: service.export(here / 'second')['here'] >= 2 * 65536)
+        origin.stop()
+        with Guest(here / 'second') as guest:
+            assert guest.read(15 * MIB, 65536) == DATA[15 * MIB :][:65536]
+            assert guest.read(3 * MIB, 65536) == DATA[3 * MIB :][:65536]
+
+
+def test_a_name_that_is_taken(here, origin):
+    (here / 'disk.base').write_bytes(b'mine')
+    with host(here) as service:
+        with pytest.raises(exceptions.AlreadyExists, match='disk.base'):
+            service.copy(origin.url('/image'))
+        assert service.client.cached() == []
+    assert (here / 'disk.base').read_bytes() == b'mine'
+    assert not (here / 'disk').exists()
+
+
+def test_a_link_that_somebody_replaced(here, origin):
+    """Is left as it is."""
+    with host(here, hydrate_delay=3600) as service:
+        service.copy(origin.url('/image'), form='path')
+        service.stop()
+    (here / 'disk').unlink()
+    (here / 'disk').write_bytes(b'mine')
+    with host(here) as service:
+        until(
+            lambda: 'not the link' in service.export(here / 'disk')['problem']
+        )
+        service.stop()
+    assert (here / 'disk').read_bytes() == b'mine'
+
+
+def test_without_a_service(here, origin):
+    """The next strategy of the order does it."""
+    lost = host(here)
+    with pytest.raises(exceptions.AttachError, match='--role cache'):
+        lost.copy(origin.url('/image'))
+    conf = lost.conf()
+    conf.set_override(
+        'strategy_order', ['copy_on_read', 'full_copy'], 'oslo_transfer'
+    )
+    made = oslo_transfer.copy(
+        origin.url('/image'),
+        here / 'disk',
+        conf=conf,
+        accept=('file', 'overlay'),
+    )
+    assert made.strategy == 'full_copy'
+    assert pathlib.Path(here / 'disk').read_bytes() == DATA
