@@ -46,12 +46,14 @@ class Shared:
         recorder: _trace.Recorder,
         path: str,
         kept: _trace.Trace,
+        unused: list[base.Source],
     ) -> None:
         self.key = key
         self.image = image
         self.recorder = recorder
         self.users = 1
         self.hydration: hydrate.Hydration | None = None
+        self._unused = unused
         self._path = path
         self._saved = kept
         self._lock = threading.Lock()
@@ -80,6 +82,13 @@ class Shared:
                 self.hydration = self.image.hydrate(
                     delay=delay, rate=rate, expected=expected
                 )
+
+    def close(self) -> None:
+        """End all reading, and keep the trace; never raises."""
+        self.save_trace()
+        self.image.close()
+        for source in self._unused:
+            source.close()
 
     def save_trace(self) -> None:
         """Keep what was noted for the next reader; never raises."""
@@ -198,7 +207,7 @@ class Images:
             self._store.release(key)
             raise
         kept = _load(path)
-        shared = Shared(key, image, recorder, path, kept)
+        shared = Shared(key, image, recorder, path, kept, first)
         if kept.touches:
             image.prefetch(
                 kept.plan(image.size, blocks.block_bytes),
@@ -213,8 +222,7 @@ class Images:
             if shared.users:
                 return
             del self._open[shared.key]
-            shared.save_trace()
-            shared.image.close()
+            shared.close()
             self._store.release(shared.key)
 
     def take(self, shared: Shared) -> bool:
