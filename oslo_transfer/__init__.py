@@ -6,6 +6,7 @@ from oslo_transfer.api import attachments
 from oslo_transfer.api import copy
 from oslo_transfer.api import detach
 from oslo_transfer.api import explain
+from oslo_transfer.api import open_cached
 from oslo_transfer.api import open_source
 from oslo_transfer.credentials import Credentials
 from oslo_transfer.credentials import LoginCredentials
@@ -33,6 +34,7 @@ __all__ = (
     'copy',
     'detach',
     'explain',
+    'open_cached',
     'open_source',
     'register_opts',
 )

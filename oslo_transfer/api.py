@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence
 import logging
+import os
 import time
 import typing
 
@@ -24,6 +25,9 @@ from oslo_transfer import opening
 from oslo_transfer import progress as _progress
 from oslo_transfer import request as _request
 from oslo_transfer import result as _result
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import cached
 
 LOG = logging.getLogger(__name__)
 
@@ -198,6 +202,43 @@ def open_source(
     call = _call.Call(conf, cancel, deadline, rate_limit)
     end = ends.end_of(src, call.driver)
     return opening.alone(end, call.ctx)
+
+
+def open_cached(
+    src: typing.Any,
+    directory: str | os.PathLike[str],
+    *,
+    conf: cfg.ConfigOpts | None = None,
+    rate_limit: int | None = None,
+    cancel: _context.CancelEvent | None = None,
+    deadline: float | None = None,
+) -> cached.CachedSource:
+    """Open data for reading at any place, and keep what was read.
+
+    Each block is fetched once, however many threads read it, and found
+    again by the next one that has the directory. As a context manager it
+    is closed at the end; nothing outlives it. For guests, which do, see
+    the strategy ``copy_on_read``.
+
+    :param src: a URL, a path or a :class:`~oslo_transfer.Location`, which
+        can be read at any place and has a validator
+    :param directory: for the blocks; no other process has it. It is made
+        if needed, and has to be empty or one of ours.
+    :param conf: as for :func:`copy`
+    :param rate_limit: the most bytes per second that are fetched
+    :param cancel: ends all reads
+    :param deadline: seconds after which all reads end
+    :raises CapabilityMissing: it cannot be read at any place, or nothing
+        tells its versions apart
+    :raises Unavailable: another process has the directory
+    :raises TransferError: it cannot be opened
+    """
+    # A server comes with it, which most callers have no use for.
+    from oslo_transfer import cached
+
+    call = _call.Call(conf, cancel, deadline, rate_limit)
+    end = ends.end_of(src, call.driver)
+    return cached.CachedSource(end, os.fspath(directory), call.ctx)
 
 
 def attach(

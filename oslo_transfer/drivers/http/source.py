@@ -66,7 +66,9 @@ class HTTPSource(base.Source):
         """Ask for one byte; returns whether that is how it can be read."""
         answer = self._get({'Range': 'bytes=0-0'})
         if answer.status != 206:
-            # It is empty, or there are no ranges; or not for us.
+            # It is empty, or not for us; or there are no ranges.
+            if answer.status in (200, 400, 501):
+                self.capabilities &= ~base.Capability.RANDOM_READ
             answer.close()
             return False
         try:
