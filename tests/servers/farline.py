@@ -3,7 +3,8 @@
 
 It is there for hosts whose kernel has no netem. All connections share the
 line, each way, and what waits to be sent is bounded, as in a router. Run as a
-program it prints its port, and serves until its input ends.
+program it prints its port, for each line of its input what it has sent, and
+serves until its input ends.
 """
 
 from __future__ import annotations
@@ -212,6 +213,15 @@ class Program:
         """The URL of a path, where the server is a web server."""
         return f'http://127.0.0.1:{self.port}{path}'
 
+    @property
+    def sent(self) -> int:
+        """Bytes to clients so far."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write('sent\n')
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
     def close(self) -> None:
         """End it; idempotent."""
         self._process.communicate()
@@ -224,7 +234,8 @@ def main() -> None:
         int(port), rate=int(rate) or None, round_trip=float(round_trip)
     ) as line:
         print(line.port, flush=True)
-        sys.stdin.read()
+        for _question in sys.stdin:
+            print(line.sent, flush=True)
 
 
 if __name__ == '__main__':

@@ -32,6 +32,7 @@ _THEMES = (
     'dd',
     'iscsi',
     'nbd',
+    'boot',
     'process',
 )
 _SIZE = 1024

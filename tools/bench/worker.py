@@ -117,6 +117,13 @@ def digest(path: str, algorithm: str) -> dict[str, typing.Any]:
     return {'seconds': time.perf_counter() - started}
 
 
+def replay(**arguments: typing.Any) -> dict[str, typing.Any]:
+    """Read through the cache as a guest has read when it booted."""
+    from bench import replay
+
+    return replay.replay(**arguments)
+
+
 def requests_loop(url: str, dst: str) -> dict[str, typing.Any]:
     """What many programs, and OpenStack's clients, do."""
     import requests
@@ -129,9 +136,19 @@ def requests_loop(url: str, dst: str) -> dict[str, typing.Any]:
     return {'seconds': time.perf_counter() - started}
 
 
+def cached(what: str, **arguments: typing.Any) -> dict[str, typing.Any]:
+    """Do something with the block cache."""
+    from bench import cached
+
+    found: dict[str, typing.Any] = getattr(cached, what)(**arguments)
+    return found
+
+
 _JOBS: dict[str, Callable[..., dict[str, typing.Any]]] = {
+    'cached': cached,
     'copy': copy,
     'digest': digest,
+    'replay': replay,
     'requests': requests_loop,
     'zero_copy': zero_copy,
 }
