@@ -71,16 +71,16 @@ class Channel:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
-    def drain(self) -> bool:
-        """Take what came, and drop it; whether it has ended.
+    def drain(self) -> int | None:
+        """Drop what came; returns how much, 0 at the end, None for nothing.
 
         :raises OSError: the connection broke
         """
         try:
-            return not os.read(self.fd, 4 * _READ)
+            return len(os.read(self.fd, 4 * _READ))
         except BlockingIOError:
             self.readable = False
-            return False
+            return None
 
     def close(self) -> None:
         """Close it."""

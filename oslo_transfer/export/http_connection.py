@@ -28,8 +28,9 @@ _RUN = 1 << 20
 _UNKEPT = 64 * 1024
 # How often a block may have gone again before it was sent.
 _MOST_VAIN = 3
-_ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_BROKEN = select.EPOLLHUP | select.EPOLLERR
+_GONE = select.EPOLLHUP | select.EPOLLERR
+# What is taken and dropped of one whose connection is to end.
+_MOST_DROPPED = 1 << 20
 
 
 class State(enum.Enum):
@@ -76,6 +77,7 @@ class Connection:
         # Whether any of the answer went out, or may.
         self._begun = False
         self._vain = 0
+        self._dropped = 0
 
     @property
     def is_idle(self) -> bool:
@@ -84,13 +86,14 @@ class Connection:
 
     def on_event(self, mask: int) -> None:
         """Something can be read, or written, or the peer has gone."""
-        channel = self.channel
-        channel.readable = True
-        if mask & _ENDED:
-            channel.ended = True
-            # Whoever has only ended his side may still want the answer.
-            if mask & _BROKEN and self.state is State.WAITING:
-                self.close()
+        if mask & _GONE:
+            # Nobody is there to take an answer.
+            self.close()
+            return
+        self.channel.readable = True
+        if mask & select.EPOLLRDHUP:
+            # He has ended his side, and may still want the answer.
+            self.channel.ended = True
         if not self.queued:
             self.go()
 
@@ -263,10 +266,14 @@ class Connection:
     def _drain(self) -> None:
         if not self.channel.readable:
             return
-        if self.channel.drain():
-            self.close()
-        else:
+        count = self.channel.drain()
+        if count is None:
+            return
+        self._dropped += count
+        if count and self._dropped < _MOST_DROPPED:
             self._host.again(self)
+        else:
+            self.close()
 
     # What is missing
 

@@ -167,6 +167,7 @@ def test_one_who_ends_his_side_gets_the_answer(server):
 def test_what_is_evicted_is_fetched_again(server, image):
     with Client(server) as client:
         assert client.get('/image', range='bytes=0-9')[2] == DATA[:10]
+        eventually(lambda: server.statistics()['requests'])
         image.evict(0)
         assert client.get('/image', range='bytes=5-14')[2] == DATA[5:15]
     assert image.brought == [0, 0]
