@@ -24,7 +24,6 @@ from oslo_transfer import attachment_records
 from oslo_transfer import credentials
 from oslo_transfer.drivers.iscsi import failures
 from oslo_transfer.drivers.iscsi import pool
-from oslo_transfer.drivers.iscsi import qemunbd
 from oslo_transfer.drivers.iscsi import scsi
 from oslo_transfer.drivers.iscsi import userspace
 from oslo_transfer import exceptions
@@ -132,7 +131,7 @@ SERVICE = {
     'saved': lambda: after(attached.Records, 'save'),
     'closed': lambda: before(attached.Records, 'remove'),
     'gone': lambda: after(attached.Records, 'remove'),
-    'half gone': lambda: before(qemunbd, "remove"),
+    'half gone': lambda: before(os, 'rmdir'),
 }
 
 
