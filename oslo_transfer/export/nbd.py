@@ -319,28 +319,39 @@ class NbdServer:
             self._leave(client)
 
     def _talk(self, client: _Client) -> None:
-        agreement = nbd_options.Negotiation(
-            client.line, self._exports, self._tls is not None
-        ).run()
-        if agreement is None:
-            return
+        line = client.line
+
+        def enter(agreement: nbd_options.Agreement) -> None:
+            self._enter(client, agreement)
+
+        if nbd_options.Negotiation(
+            line, self._exports, self._tls is not None, enter
+        ).run():
+            assert client.session is not None
+            line.begin()
+            client.session.run()
+
+    def _enter(
+        self, client: _Client, agreement: nbd_options.Agreement
+    ) -> None:
         session = nbd_session.Session(
-            client.line.begin(), agreement, self._workers, self._budget
+            client.line.sock, agreement, self._workers, self._budget
         )
-        try:
-            with self._lock:
-                # It may have been removed meanwhile.
-                if self._exports.get(agreement.name) is not agreement.image:
-                    return
+        with self._lock:
+            # It may have been removed meanwhile.
+            if self._exports.get(agreement.name) is agreement.image:
                 client.name, client.session = agreement.name, session
-            session.run()
-        finally:
-            session.close()
+                return
+        session.close()
+        raise exceptions.NotFound('the export was removed')
 
     def _leave(self, client: _Client) -> None:
         client.line.sock.close()
+        session = client.session
+        if session is not None:
+            session.close()
         with self._lock:
             self._clients.discard(client)
-            if client.session is not None:
-                client.session.add_to(self._counts)
+            if session is not None:
+                session.add_to(self._counts)
             self._lock.notify_all()

@@ -78,7 +78,6 @@ class Line:
         )
         self.sock.do_handshake()
 
-    def begin(self) -> socket.socket:
+    def begin(self) -> None:
         """The negotiation is over: take as long as it takes."""
         self.sock.settimeout(None)
-        return self.sock

@@ -25,6 +25,8 @@ PART = 1 << 20
 # How many of one connection are fetched at once: more would keep others
 # waiting.
 _AT_ONCE = 16
+# How often a block may go again before anybody has seen it.
+_MOST_VAIN = 3
 # What CACHE waits for.
 _MOST_AHEAD = 32 * PART
 # What is held for one connection of what cannot be kept.
@@ -209,11 +211,15 @@ class Misses:
         elif not miss.whole:
             length = min(length, PART)
         at, end = miss.offset, miss.offset + length
+        vain = 0
         try:
             while at < end and not self._closed:
                 count = reader.claim(at, end - at)
                 at += count
-                if not count and not reader.bring(at, end - at):
+                vain = 0 if count else vain + 1
+                if not count and (
+                    vain > _MOST_VAIN or not reader.bring(at, end - at)
+                ):
                     if miss.kind == wire.Command.READ:
                         self._hold(miss, length, reader)
                     return

@@ -8,10 +8,12 @@ told, and nothing that was agreed counts after it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import struct
 import typing
 
+from oslo_transfer import exceptions
 from oslo_transfer.export import exported
 from oslo_transfer import nbd_wire as wire
 
@@ -73,14 +75,21 @@ class Negotiation:
     :param line: the connection
     :param exports: by name
     :param tls: the server has TLS: nothing goes without
+    :param enter: called before the client is told that it can go on; what
+        it raises is a refusal
     """
 
     def __init__(
-        self, line: Line, exports: Mapping[str, exported.Exported], tls: bool
+        self,
+        line: Line,
+        exports: Mapping[str, exported.Exported],
+        tls: bool,
+        enter: Callable[[Agreement], None],
     ) -> None:
         self._line = line
         self._exports = exports
         self._tls = tls
+        self._enter = enter
         self._secured = False
         self._structured = False
         # Whose metadata may be asked for.
@@ -96,10 +105,10 @@ class Negotiation:
             Option.SET_META_CONTEXT: self._contexts,
         }
 
-    def run(self) -> Agreement | None:
+    def run(self) -> bool:
         """Answer options until there is an agreement.
 
-        :returns: None where the client has given up
+        :returns: whether there is one; the client may have given up
         :raises Refused: the client is to be thrown out
         """
         flags = wire.Handshake.FIXED_NEWSTYLE | wire.Handshake.NO_ZEROES
@@ -118,13 +127,13 @@ class Negotiation:
                 raise Refused(f'an option of {length} bytes')
             data = self._line.take(length)
             if kind == Option.EXPORT_NAME:
-                return self._enter(data)
+                self._at_once(data)
+                return True
             if kind == Option.ABORT:
                 self._reply(kind, Reply.ACK)
-                return None
-            agreement = self._answer(kind, data)
-            if agreement is not None:
-                return agreement
+                return False
+            if self._answer(kind, data):
+                return True
 
     def _reply(self, kind: int, reply: Reply, data: bytes = b'') -> None:
         head = struct.pack(
@@ -132,33 +141,36 @@ class Negotiation:
         )
         self._line.sendall(head + data)
 
-    def _answer(self, kind: int, data: bytes) -> Agreement | None:
+    def _answer(self, kind: int, data: bytes) -> bool:
+        """Whether all is agreed."""
         needs = self._tls and not self._secured
         if needs and kind != Option.STARTTLS:
             self._reply(kind, Reply.ERR_TLS_REQD, b'TLS comes first')
-            return None
+            return False
         handler = self._handlers.get(typing.cast(Option, kind))
         if handler is None:
             self._reply(kind, Reply.ERR_UNSUP)
-            return None
+            return False
         try:
-            return handler(kind, data)
+            return handler(kind, data) is True
         except _Invalid as exc:
             self._reply(kind, Reply.ERR_INVALID, str(exc).encode())
-            return None
+            return False
 
-    def _enter(self, data: bytes) -> Agreement:
+    def _at_once(self, data: bytes) -> None:
         """EXPORT_NAME, which has no way to say no."""
         name = _text(data)
         image = self._exports.get(name)
         if image is None or (self._tls and not self._secured):
             raise Refused('an export that it cannot have')
+        self._agree(name, image)
         found = struct.pack('>QH', image.size, self._flags())
         self._line.sendall(found + (bytes(124) if self._zeroes else b''))
-        return self._agreed(name, image)
 
-    def _agreed(self, name: str, image: exported.Exported) -> Agreement:
-        return Agreement(name, image, self._structured, self._context == name)
+    def _agree(self, name: str, image: exported.Exported) -> None:
+        self._enter(
+            Agreement(name, image, self._structured, self._context == name)
+        )
 
     def _flags(self) -> int:
         flags = (
@@ -191,7 +203,7 @@ class Negotiation:
         self._secured = True
         self._structured, self._context = False, None
 
-    def _info(self, kind: int, data: bytes) -> Agreement | None:
+    def _info(self, kind: int, data: bytes) -> bool:
         parts = _Parts(data)
         name = _text(parts.string())
         wanted = parts.numbers('H', parts.number('H'))
@@ -199,7 +211,13 @@ class Negotiation:
         image = self._exports.get(name)
         if image is None:
             self._reply(kind, Reply.ERR_UNKNOWN, b'there is no such export')
-            return None
+            return False
+        if kind == Option.GO:
+            try:
+                self._agree(name, image)
+            except exceptions.TransferError as exc:
+                self._reply(kind, Reply.ERR_PLATFORM, str(exc).encode())
+                return False
         self._reply(
             kind,
             Reply.INFO,
@@ -213,7 +231,7 @@ class Negotiation:
                 struct.pack('>HIII', wire.Info.BLOCK_SIZE, *sizes),
             )
         self._reply(kind, Reply.ACK)
-        return self._agreed(name, image) if kind == Option.GO else None
+        return kind == Option.GO
 
     def _structure(self, kind: int, data: bytes) -> None:
         _expect_nothing(data)

@@ -200,7 +200,12 @@ class Session:
                 except OSError:
                     pass  # There is another way.
             outlet.at = at
-            outlet.whole(cookie, offset, length)
+            if length > _SMALL:
+                outlet.whole(cookie, offset, length)
+            else:
+                outlet.read_through(
+                    nbd_misses.Miss(0, cookie, offset, length, not structured)
+                )
             at = outlet.at
         self._requests += used // _HEAD
         outlet.at = at
