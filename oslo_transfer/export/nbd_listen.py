@@ -14,7 +14,8 @@ import stat
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
-_BACKLOG = 128
+# Of those who come at once; the system may set a lower one.
+_BACKLOG = 4096
 # What it is called before it is ready.
 _SUFFIX = '.new'
 # Bytes of a socket's name with the zero at its end; unix(7).

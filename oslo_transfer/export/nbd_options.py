@@ -30,7 +30,8 @@ _PREFERRED = 1 << 16
 CONTEXT = 1
 # No option takes more. Who sends more wants us to be busy.
 _MOST_DATA = 64 * 1024
-_KNOWN = wire.Handshake.FIXED_NEWSTYLE | wire.Handshake.NO_ZEROES
+# As a number: flags that nobody has defined count, too.
+_KNOWN = int(wire.Handshake.FIXED_NEWSTYLE | wire.Handshake.NO_ZEROES)
 
 
 class Line(typing.Protocol):
@@ -111,9 +112,8 @@ class Negotiation:
         :returns: whether there is one; the client may have given up
         :raises Refused: the client is to be thrown out
         """
-        flags = wire.Handshake.FIXED_NEWSTYLE | wire.Handshake.NO_ZEROES
         self._line.sendall(
-            wire.MAGIC + wire.OPTION_MAGIC + struct.pack('>H', flags)
+            wire.MAGIC + wire.OPTION_MAGIC + struct.pack('>H', _KNOWN)
         )
         (said,) = struct.unpack('>I', self._line.take(4))
         if said & ~_KNOWN:
