@@ -102,7 +102,8 @@ class CacheRole(role.Role):
             due = [
                 each
                 for each in self._served.values()
-                if each.due <= now and not (each.queued or each.reached)
+                if each.due <= now
+                and not (each.queued or each.record.released)
             ]
         for each in due:
             each.queued = True
@@ -129,6 +130,12 @@ class CacheRole(role.Role):
     def _serve_again(self, served: serving.Served) -> None:
         """Go on with what the process before has served."""
         try:
+            if served.record.released:
+                return
+            if served.promoted and served.record.form == 'path':
+                # Who had it open was cut off with the process before.
+                served.release()
+                return
             shared = None
             if not served.promoted:
                 shared = self._images.acquire(served.record)
@@ -279,6 +286,7 @@ def _record(body: Mapping[str, typing.Any]) -> cached.Record:
         'strong': False,
         'promoted': None,
         'inode': 0,
+        'released': False,
     }
     try:
         identifier = body['id']

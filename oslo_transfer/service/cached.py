@@ -68,6 +68,7 @@ class Record:
     :ivar strong: whether that is a strong one
     :ivar promoted: the file that it becomes, or has become, or None
     :ivar inode: the number of that file; it has become one where they agree
+    :ivar released: nobody needs the service for it any more
     """
 
     id: str
@@ -85,6 +86,7 @@ class Record:
     strong: bool = False
     promoted: str | None = None
     inode: int = 0
+    released: bool = False
 
     @property
     def where(self) -> str:
@@ -134,6 +136,7 @@ _OPEN: Mapping[str, typing.Any] = {
     'strong': bool,
     'promoted': str | None,
     'inode': int,
+    'released': bool,
 }
 _SECRET: Mapping[str, typing.Any] = {
     'url': str,

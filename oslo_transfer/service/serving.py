@@ -53,7 +53,6 @@ class Served:
     :ivar gone: it was taken away
     :ivar queued: it is about to be looked after
     :ivar due: when to look after it again, by ``time.monotonic()``
-    :ivar reached: there is nothing left to do
     """
 
     def __init__(
@@ -70,7 +69,6 @@ class Served:
         self.gone = False
         self.queued = False
         self.due = 0.0
-        self.reached = False
         self._pause = _FIRST_PAUSE
         self._records = records
         self._images = images
@@ -193,8 +191,8 @@ class Served:
         if self._mount is not None and self._mount.running:
             nbdfuse.unmount(self.file)
         self._check_idle(_SETTLE)
-        if self.promoted and self.record.form == 'overlay':
-            self._repoint()
+        if self.promoted and not self.record.released:
+            self.look_after()
         self.stop()
         self.gone = True
         self._records.remove(self.record.id)
@@ -237,8 +235,16 @@ class Served:
             self._repoint()
         elif self._mount is not None:
             nbdfuse.unmount(self.file)
-            self.stop()
-        self.reached = True
+        self.release()
+
+    def release(self) -> None:
+        """Nobody needs the service for it any more; what was served ends.
+
+        :raises TransferError: that cannot be noted
+        """
+        self.record = dataclasses.replace(self.record, released=True)
+        self._records.save(self.record)
+        self.stop()
         self.problem = ''
 
     def _watch(self, shared: _images.Shared | None) -> None:
@@ -303,7 +309,7 @@ class Served:
     @property
     def state(self) -> str:
         """How far it is, in a word."""
-        if self.reached:
+        if self.record.released:
             return 'released'
         if self.promoted:
             return 'promoted'

@@ -357,3 +357,21 @@ def test_without_a_service(here, origin):
     )
     assert made.strategy == 'full_copy'
     assert pathlib.Path(here / 'disk').read_bytes() == DATA
+
+
+@pytest.mark.parametrize('form', ['overlay', 'path'])
+def test_what_is_released_is_its_owners(form, here, origin):
+    """The service does not look at it again, whatever becomes of it."""
+    with host(here) as service:
+        attachment = service.copy(origin.url('/image'), form=form)
+        service.wait(here / 'disk', 'released')
+        for path in here.glob('disk*'):
+            path.unlink()
+        service.stop()
+        before = len(requests(origin))
+        service.start()
+        assert service.export(here / 'disk')['state'] == 'released'
+        attachment.detach()
+        assert service.client.cached() == []
+        assert len(requests(origin)) == before
+    assert not list(here.glob('disk*'))
