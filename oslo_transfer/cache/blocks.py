@@ -111,6 +111,7 @@ class Blocks:
             if directory is not None:
                 with oserrors.os_errors(f'making {self.path}'):
                     localfs.sync_directory(directory)
+                    localfs.sync_directory(os.path.dirname(directory) or '.')
             self._reclaim()
         except BaseException:
             self.shut()
@@ -322,8 +323,10 @@ class Blocks:
                 self._table.give_back(gone, self._punch)
             return len(gone)
 
-    def _punch(self, index: int) -> None:
-        self._file.punch(index * self.block_bytes, self._length(index))
+    def _punch(self, first: int, count: int) -> None:
+        start = first * self.block_bytes
+        end = min(start + count * self.block_bytes, self.size)
+        self._file.punch(start, end - start)
 
     # To the disk
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 
+from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
@@ -19,7 +20,7 @@ _MOST = 4096
 class Lock:
     """Has a directory to itself; ends with the process at the latest.
 
-    :param directory: made if it is not there
+    :param directory: absolute; made if it is not there
     :param owner: where this process can be talked to, or ''
     :raises Unavailable: another process has it; says which
     :raises ConfigurationError: it is used for something else
@@ -55,6 +56,8 @@ class Lock:
                 f'{directory} is the cache of another process'
                 f' ({pid or "unknown"}{where})'
             ) from None
+        localfs.sync_directory(directory)
+        localfs.sync_directory(os.path.dirname(directory))
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f'{os.getpid()}\n{owner}\n'.encode(), 0)
 

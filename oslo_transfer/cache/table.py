@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import itertools
 import threading
 import time
 import weakref
@@ -18,6 +19,8 @@ from oslo_transfer.cache import clock
 #: What is known of a block that was compared with its checksum: it is right,
 #: it is right and of zeros.
 RIGHT, ZERO = 1, 2
+# Blocks whose space is taken while nobody else can do anything.
+_AT_ONCE = 256
 
 
 class Table:
@@ -178,13 +181,26 @@ class Table:
             return gone
 
     def give_back(
-        self, blocks: Iterable[int], punch: Callable[[int], object]
+        self, blocks: Iterable[int], punch: Callable[[int, int], object]
     ) -> None:
-        """Take the space of blocks, unless somebody has them again."""
-        for index in blocks:
+        """Take the space of blocks, unless somebody has them again.
+
+        :param punch: is told a first block and how many
+        """
+        left = iter(blocks)
+        while some := [*itertools.islice(left, _AT_ONCE)]:
             with self._lock:
-                if self._known(index) is None and index not in self._pins:
-                    punch(index)
+                free = [
+                    index
+                    for index in some
+                    if self._known(index) is None and index not in self._pins
+                ]
+                # What follows on has the same distance to its place.
+                for _distance, run in itertools.groupby(
+                    enumerate(free), lambda each: each[1] - each[0]
+                ):
+                    indexes = [index for _place, index in run]
+                    punch(indexes[0], len(indexes))
 
     # To the disk
 
