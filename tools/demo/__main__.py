@@ -20,7 +20,7 @@ from oslo_transfer import exceptions
 # Modules that register rows, in the order of the table.
 _THEMES = (
     *('remote', 'torrents', 'swarm', 'web', 'mirrors', 'local', 'lun'),
-    'guest',
+    *('boot', 'guest'),
 )
 _HEAD = (
     'protocol',
