@@ -54,6 +54,8 @@ class Shared:
         self.users = 1
         self.hydration: hydrate.Hydration | None = None
         self._unused = unused
+        # Before anybody reads it.
+        self._was_here = image.blocks.present > 0
         self._path = path
         self._saved = kept
         self._lock = threading.Lock()
@@ -93,8 +95,12 @@ class Shared:
     def save_trace(self) -> None:
         """Keep what was noted for the next reader; never raises."""
         noted = self.recorder.trace()
-        # A mere look at an image is not to replace what a boot has read.
-        if noted == self._saved or 2 * _bytes(noted) < _bytes(self._saved):
+        if noted == self._saved:
+            return
+        new, old = _bytes(noted), _bytes(self._saved)
+        # A mere look at an image is not to replace what a boot has read, nor
+        # what a guest reads later on, when the service was started again.
+        if 2 * new < old or (self._was_here and old and new < 2 * old):
             return
         try:
             noted.save(self._path, 'image')
