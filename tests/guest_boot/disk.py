@@ -52,7 +52,7 @@ def missing() -> str | None:
     """Why there can be none here; None if there can."""
     if why := image.missing():
         return why
-    for name in ('debugfs', 'mke2fs'):
+    for name in ('debugfs', 'mke2fs', 'qemu-img'):
         if not image.find(name):
             return f'{name} is not installed'
     return None
