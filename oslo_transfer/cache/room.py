@@ -18,11 +18,13 @@ LOG = logging.getLogger(__name__)
 
 # Seconds without an attempt to write to a disk that is full, or fails.
 _PAUSE = 5.0
-# Of the limit: letting go costs a flush each time.
-_AT_ONCE = 1 / 64
+_FULL = 60.0
+# A part of the limit: letting go costs a flush each time.
+_AT_ONCE = 64
 _MOST_AT_ONCE = 1 << 30
 # Of the clock, while as much is put as the limit is.
 _TICKS = 16
+_LEAST_TURN = 1 << 30
 
 
 class Room:
@@ -62,6 +64,10 @@ class Room:
         #: Why nothing is kept at present, or ''.
         self.problem = ''
         self._again = 0.0
+        # What was there when the disk was full, and until when not to try
+        # to have more: old blocks make room for new ones.
+        self._full = 0
+        self._full_until = 0.0
 
     # What there is
 
@@ -133,21 +139,30 @@ class Room:
         finally:
             self._evicting.release()
         raise exceptions.NoSpace(
-            f'the cache may take {self._limit} bytes, and all that it has is '
-            f'in use'
+            f'the cache may take {self._most} bytes of disk, and all that it '
+            f'has is in use'
         )
 
     def _has_reserved(self, length: int) -> bool:
         with self._lock:
-            if self._limit is not None:
-                if self.used + self._reserved + length > self._limit:
+            most = self._most
+            if most is not None:
+                if self.used + self._reserved + length > most:
                     return False
             self._reserved += length
             self._put += length
-            if self._limit is not None and self._put > self._limit // _TICKS:
+            turn = most or max(self.used, _LEAST_TURN)
+            if self._put > turn // _TICKS:
                 self.now[0] = (self.now[0] + 1) % 256
                 self._put = 0
             return True
+
+    @property
+    def _most(self) -> int | None:
+        """The limit; where the disk was full, what there was then."""
+        if time.monotonic() < self._full_until:
+            return min(self._full, self._limit or self._full)
+        return self._limit
 
     def failed(self, error: exceptions.TransferError) -> None:
         """The disk is full, or does not work; try again later."""
@@ -155,6 +170,9 @@ class Room:
             new = not self.problem
             self.problem = str(error)
             self._again = time.monotonic() + _PAUSE
+            if isinstance(error, exceptions.NoSpace):
+                self._full = self.used - _slack(self.used)
+                self._full_until = self._again + _FULL
         if new:
             LOG.error(
                 'the cache keeps nothing for now, images are served on: %s',
@@ -175,12 +193,12 @@ class Room:
             self._shrink(0)
 
     def _shrink(self, length: int) -> None:
-        if self._limit is None:
+        limit = self._most
+        if limit is None:
             return
-        most = self._limit - self._reserved - length
-        if self.used > most:
-            most -= min(int(self._limit * _AT_ONCE), _MOST_AT_ONCE)
-            excess = self.used - most
+        excess = self.used + self._reserved + length - limit
+        if excess > 0:
+            excess += _slack(limit)
             excess -= self._spare(excess)
             if excess > 0:
                 self._evict(excess)
@@ -220,3 +238,7 @@ class Room:
             after = image.disk_bytes
             self.measure(image.path, after)
         return before - after
+
+
+def _slack(limit: int) -> int:
+    return min(limit // _AT_ONCE, _MOST_AT_ONCE)

@@ -265,6 +265,11 @@ class Broken:
         return self._real(*args, **kwargs)
 
 
+def patience(store):
+    """Some time goes by after a disk has failed."""
+    store._room._again = store._room._full_until = 0.0
+
+
 @pytest.mark.parametrize(
     'number, error',
     [
@@ -292,12 +297,12 @@ def test_disk_that_cannot_be_written(
     assert pwrite.calls == calls
     assert store.statistics()['bytes_refused'] == 2 * BLOCK
     assert there(image) == [1]
-    monkeypatch.setattr(store._room, '_again', 0.0)
+    patience(store)
     with pytest.raises(error):
         put(image, [2])
     assert len([r for r in caplog.records if r.levelname == 'ERROR']) == 1
     pwrite.error = None
-    monkeypatch.setattr(store._room, '_again', 0.0)
+    patience(store)
     put(image, [2])
     assert store.statistics()['keeps'] == 1
     assert there(image) == [1, 2]
@@ -407,7 +412,7 @@ def test_object_that_cannot_be_made(opened, monkeypatch):
     broken.error = None
     image.close()
     image = store.open('one', SIZE, IDENTITY)
-    monkeypatch.setattr(store._room, '_again', 0.0)
+    patience(store)
     put(image, [1])
     assert there(image) == [1]
 

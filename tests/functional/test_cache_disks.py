@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cache on real file systems: small ones, full ones, read-only ones.
+
+Whatever the disk does, what is read is right.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from oslo_transfer.cache import store as _store
+from oslo_transfer import exceptions
+from tests.functional import cache_lab
+
+pytestmark = [
+    pytest.mark.functional,
+    pytest.mark.usefixtures('file_group'),
+]
+
+MIB = 1 << 20
+BLOCK, COUNT = cache_lab.BLOCK, cache_lab.COUNT
+DATA = cache_lab.DATA
+
+
+def opened(directory, quota=0):
+    return _store.Store(str(directory), quota_bytes=quota, block_bytes=BLOCK)
+
+
+def image_of(store, key):
+    return store.open(key, len(DATA), cache_lab.IDENTITY)
+
+
+def fetched(blocks):
+    """Read all of an image; asserts that it is right.
+
+    :returns: how many bytes the origin was asked for
+    """
+    with cache_lab.cached(blocks) as image:
+        assert cache_lab.read(image.reader(), 0, len(DATA))
+        return image.statistics()['bytes_fetched']
+
+
+def used(directory):
+    return sum(path.stat().st_blocks * 512 for path in directory.glob('*/*'))
+
+
+@pytest.mark.parametrize('name', ['ext4', 'xfs', 'btrfs', 'tmpfs'])
+def test_limit_on_a_file_system(disks, name):
+    """Holes are made, and give space back, as each of them has it."""
+    make = getattr(disks, name)
+    place = make(24 * MIB) if name in ('ext4', 'tmpfs') else make()
+    limit = 5 * MIB // 2
+    store = opened(place / 'cache', limit)
+    blocks = image_of(store, 'one')
+    rng = random.Random(name)
+    for _ in range(3 * COUNT):
+        index = rng.randrange(COUNT)
+        if not blocks.has(index):
+            part = DATA[index * BLOCK : (index + 1) * BLOCK]
+            blocks.put(index, memoryview(part))
+            assert used(place / 'cache') <= limit
+    assert blocks.present > COUNT // 2
+    assert fetched(blocks) <= len(DATA)
+    blocks.close()
+    store.close()
+    store = opened(place / 'cache', limit)
+    assert fetched(image_of(store, 'one')) <= len(DATA)
+    assert store.statistics()['blocks_damaged'] == 0
+    store.close()
+
+
+@pytest.mark.parametrize('name', ['ext4', 'tmpfs'])
+def test_disk_that_is_full(disks, caplog, name):
+    """It serves on, says so once, and keeps blocks when there is room."""
+    place = getattr(disks, name)(24 * MIB)
+    store = opened(place / 'cache')
+    blocks = image_of(store, 'one')
+    filler = fill(place, leave=MIB)
+    assert fetched(blocks) == len(DATA)
+    statistics = store.statistics()
+    assert statistics['keeps'] == 0
+    assert 0 < statistics['bytes_refused'] < len(DATA)
+    assert len([r for r in caplog.records if 'keeps nothing' in r.msg]) == 1
+    os.unlink(filler)
+    store._room._again = store._room._full_until = 0.0
+    assert fetched(blocks) == statistics['bytes_refused']
+    assert store.statistics()['keeps'] == 1
+    assert fetched(blocks) == 0
+    store.close()
+
+
+def fill(place, leave):
+    """Take all space but some; returns the file that has it."""
+    path = place / 'filler'
+    free = os.statvfs(place)
+    with open(path, 'wb') as file:
+        size = free.f_bavail * free.f_frsize - leave
+        os.posix_fallocate(file.fileno(), 0, size)
+    return path
+
+
+@pytest.mark.parametrize('name', ['ext4', 'tmpfs'])
+def test_full_of_old_blocks(disks, name):
+    """Without a limit what was kept first makes room when none is left."""
+    place = getattr(disks, name)(24 * MIB)
+    store = opened(place / 'cache')
+    for number in range(8):
+        blocks = image_of(store, f'image{number}')
+        # What does not fit is learned by trying, and again after a pause.
+        tries = 1
+        while fetched(blocks):
+            assert tries < 5
+            tries += 1
+            store._room._again = 0.0
+        blocks.close()
+    assert store.identity_of('image0') is None
+    store.close()
+
+
+def test_disk_that_has_no_room_for_the_map(disks, caplog):
+    place = disks.ext4(24 * MIB)
+    store = opened(place / 'cache')
+    filler = fill(place, leave=0)
+    blocks = image_of(store, 'one')
+    assert fetched(blocks) == len(DATA)
+    assert store.statistics()['keeps'] == 0
+    blocks.close()
+    os.unlink(filler)
+    store._room._again = store._room._full_until = 0.0
+    blocks = image_of(store, 'one')
+    assert fetched(blocks) == len(DATA)
+    assert fetched(blocks) == 0
+    store.close()
+
+
+def test_disk_that_is_read_only(disks, tmp_path):
+    """It may even hold what would be of use: it is served all the same."""
+    store = opened(tmp_path / 'cache')
+    fetched(image_of(store, 'one'))
+    store.close()
+    store = opened(disks.read_only(tmp_path) / 'cache')
+    blocks = image_of(store, 'one')
+    assert fetched(blocks) == len(DATA)
+    with pytest.raises(exceptions.NoSpace):
+        blocks.put(0, memoryview(DATA[:BLOCK]))
+    assert store.statistics()['keeps'] == 0
+    blocks.close()
+    store.close()
