@@ -32,7 +32,8 @@ _AT_ONCE_US = 1000
 _WINDOW = 4 << 20
 # A gap of this size or less is read rather than asked around.
 _GAP = 64 << 10
-# Of the largest image; it takes a byte each while a trace is merged.
+# Of an image whose size only the trace tells; each takes a byte while that
+# is merged.
 _MAX_BLOCKS = 1 << 28
 # What an iolog may have, less its lines for the file.
 _MOST = iolog.MAX_LINES - 16
@@ -163,17 +164,17 @@ class Trace:
         :param block_bytes: what they are aligned to, but at the end
         :param most: the most bytes of one, from :data:`MIN_REQUEST` to
             :data:`MAX_REQUEST`
-        :raises ProtocolError: no image is as large as it says
+        :raises ProtocolError: by what it says the image is too large
         """
         if not MIN_REQUEST <= most <= MAX_REQUEST:
             raise ValueError(f'{MIN_REQUEST} to {MAX_REQUEST}: {most}')
         if size is None:
             size = max((each[1] + each[2] for each in self.touches), default=0)
-        if size > _MAX_BLOCKS * block_bytes:
-            raise exceptions.ProtocolError(
-                f'the trace is of an image of {size} bytes; with blocks of '
-                f'{block_bytes} bytes it may have {_MAX_BLOCKS}'
-            )
+            if size > _MAX_BLOCKS * block_bytes:
+                raise exceptions.ProtocolError(
+                    f'the trace is of an image of {size} bytes; with blocks '
+                    f'of {block_bytes} bytes no image is as large'
+                )
         merging = _Merging(size, block_bytes, most)
         return Trace(merging.run(self.clipped(size).touches))
 
