@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import os
 import threading
+from unittest import mock
 
 import hypothesis
 from hypothesis import strategies
 import pytest
 
+from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import iolog
+from oslo_transfer.cache import reader as _reader
 from oslo_transfer.cache import trace as _trace
+from oslo_transfer import call as _call
 from oslo_transfer import exceptions
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -313,6 +317,26 @@ def test_a_recorder_has_bounds(monkeypatch):
         recorder.touch(index * BLOCK, 1)
     assert recorder.over
     assert len(recorder.trace().touches) == 10
+
+
+def test_readers_touch_all_that_they_read(tmp_path, conf):
+    blocks = _blocks.Blocks(str(tmp_path), 9 * BLOCK, BLOCK, bytes(32))
+    recorder = _trace.Recorder(9 * BLOCK, BLOCK, 60.0)
+    ctx = _call.Call(conf, None, None, None).ctx
+    # Nothing is here, so nothing is given; but it was wanted.
+    with _reader.Reader(
+        blocks, mock.Mock(), ctx, on_touch=recorder.touch
+    ) as reader:
+        reader.claim(BLOCK, 512)
+        reader.claim(BLOCK + 512, 512)
+        # On from there, and beyond.
+        reader.claim(BLOCK + 1024, 2 * BLOCK)
+        reader.claim(7 * BLOCK - 1, 1)
+    blocks.close()
+    assert list(recorder.trace().ranges()) == [
+        (BLOCK, 4 * BLOCK),
+        (6 * BLOCK, 7 * BLOCK),
+    ]
 
 
 def test_many_may_touch_at_once():
