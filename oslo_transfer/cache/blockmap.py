@@ -114,11 +114,15 @@ class BlockMap:
                 if not count:
                     break  # Cut short: those behind are not there.
                 done += count
-        # What is of no use shows when it is looked at.
-        for at in range(0, len(view), 1 << 16):
-            entries = view[at : at + (1 << 16)].cast('Q').tolist()
-            self.present += len(entries) - entries.count(0)
+        self.present = self.presence().count(1)
         return True
+
+    def presence(self) -> bytes:
+        """A byte for each block: 1 where there is an entry.
+
+        Whether that is of any use shows when it is looked at.
+        """
+        return bytes(map(bool, memoryview(self._entries).cast('Q')))
 
     def _make(self, reserve: bool) -> None:
         """Begin with nothing; durably, before anything is added."""

@@ -120,10 +120,14 @@ class Blocks:
     def _reclaim(self) -> None:
         """Give back what one that died has put and not flushed."""
         size = self.block_bytes
+        there = self._map.presence()
         for start, end in self._file.allocated(0, self.size):
-            self._table.give_back(
-                range(start // size, -(-end // size)), self._punch
-            )
+            index, last = start // size, -(-end // size)
+            while (index := there.find(0, index, last)) >= 0:
+                stop = there.find(1, index, last)
+                stop = last if stop < 0 else stop
+                self._punch(index, stop - index)
+                index = stop
 
     @property
     def fd(self) -> int:

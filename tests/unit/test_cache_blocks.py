@@ -12,49 +12,22 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 
 import hypothesis
 from hypothesis import stateful
 from hypothesis import strategies as st
 import pytest
 
-from oslo_transfer.cache import blockmap
-from oslo_transfer.cache import blocks as _blocks
-
-BLOCK = 4096
-SIZE = 9 * BLOCK + 17
-IDENTITY = bytes(range(32))
+from tests.unit import small
 
 
-def content(seed, index):
-    length = min(BLOCK, SIZE - index * BLOCK)
-    if seed == 0:
-        return bytes(length)
-    return random.Random((seed << 8) + index).randbytes(length)
-
-
-def open_image(path, identity=IDENTITY):
-    return _blocks.Blocks(str(path), SIZE, BLOCK, identity)
-
-
-def open_map(path):
-    return blockmap.BlockMap(
-        os.open(path, os.O_RDWR | os.O_CREAT),
-        path,
-        blockmap.Header(BLOCK, SIZE, IDENTITY),
-    )
-
-
-def length(index):
-    return min(BLOCK, SIZE - index * BLOCK)
-
-
-def read(image, index):
-    buffer = bytearray(length(index))
-    count = image.read(memoryview(buffer), index * BLOCK)
-    assert count in (0, len(buffer))
-    return bytes(buffer) if count else None
+BLOCK, SIZE = small.BLOCK, small.SIZE
+content, length, open_image, read = (
+    small.content,
+    small.length,
+    small.open_image,
+    small.read,
+)
 
 
 class Cache(stateful.RuleBasedStateMachine):
@@ -330,35 +303,3 @@ def test_extents_tell_zeros(tmp_path):
     image = open_image(tmp_path / 'object')
     assert [*image.extents(5, SIZE - 5)] == expected
     image.close()
-
-
-@pytest.mark.parametrize('cut', [0, 1, 44, 4095, 4096, 4097, 4096 + 79])
-def test_map_that_was_cut_short(tmp_path, cut):
-    """Blocks may be missing; what is there is right."""
-    image = open_image(tmp_path / 'object')
-    for index in range(image.count):
-        image.put(index, memoryview(content(1, index)))
-    image.flush()
-    image.close()
-    os.truncate(tmp_path / 'object' / 'map', cut)
-    image = open_image(tmp_path / 'object')
-    for index in range(image.count):
-        assert read(image, index) in (None, content(1, index))
-    image.close()
-
-
-def test_entry_of_another_block_is_none(tmp_path):
-    path = str(tmp_path / 'map')
-    found = open_map(path)
-    found.add(1, zlib.crc32(b'1'))
-    found.save(found.changes())
-    found.close()
-    with open(path, 'r+b') as file:
-        file.seek(4096 + 8)
-        entry = file.read(8)
-        file.seek(4096 + 16)
-        file.write(entry)
-    found = open_map(path)
-    assert found.checksum(1) == zlib.crc32(b'1')
-    assert found.checksum(2) is None
-    found.close()
