@@ -61,68 +61,67 @@ class Answer(typing.NamedTuple):
 
 def answer(request: http_message.Request, find: Find) -> Answer:
     """Answer a request; a path is ``/`` and the name of an image."""
-    if request.method not in ('GET', 'HEAD'):
-        return error(405, 'only GET and HEAD', request, 'Allow: GET, HEAD\r\n')
-    image = find(request.path[1:])
+    head = request.head
+    if head.method not in ('GET', 'HEAD'):
+        return error(405, 'only GET and HEAD', head, 'Allow: GET, HEAD\r\n')
+    image = find(head.path[1:])
     if image is None:
-        return error(404, 'no image has this name', request)
-    fields, etag = request.fields, f'"{image.etag}"'
-    if len(fields) > 1:
-        # In this order: RFC 9110, 13.2.2.
-        if not _fits(fields.get('if-match', '*'), etag, strong=True):
-            return error(412, 'the image is another one', request)
-        if 'if-none-match' in fields and _fits(fields['if-none-match'], etag):
-            return Answer(
-                304,
-                [Part(_head(304, f'ETag: {etag}\r\n', request))],
-                None,
-                request.keep,
-            )
-        # A date never fits: no image has one. HEAD has no ranges.
-        if (
-            'range' in fields
-            and request.method == 'GET'
-            and fields.get('if-range', etag) == etag
-        ):
-            found = http_ranges.spans(fields['range'], image.size)
-            if found is not None:
-                return _ranges(found, request, image)
-    more = (
-        f'Content-Length: {image.size}\r\n{_TYPE}'
-        f'ETag: {etag}\r\nAccept-Ranges: bytes\r\n'
-    )
-    end = image.size if request.method == 'GET' else 0
-    part = Part(_head(200, more, request), 0, end)
-    return Answer(200, [part], image, request.keep)
+        return error(404, 'no image has this name', head)
+    fields, etag = head.fields, f'"{image.etag}"'
+    # In this order: RFC 9110, 13.2.2.
+    if 'if-match' in fields and not _fits(
+        fields['if-match'], etag, strong=True
+    ):
+        return error(412, 'the image is another one', head)
+    if 'if-none-match' in fields and _fits(fields['if-none-match'], etag):
+        text = _text(304, f'ETag: {etag}\r\n', head)
+        return Answer(304, [Part(text)], None, head.keep)
+    # A date never fits: no image has one. HEAD has no ranges.
+    if (
+        request.range is not None
+        and head.method == 'GET'
+        and fields.get('if-range', etag) == etag
+    ):
+        spans = http_ranges.spans(request.range, image.size)
+        if spans is not None:
+            return _ranges(spans, head, image)
+    more = f'Content-Length: {image.size}\r\n{_TYPE}{_about(image)}'
+    end = image.size if head.method == 'GET' else 0
+    part = Part(_text(200, more, head), 0, end)
+    return Answer(200, [part], image, head.keep)
 
 
 def _ranges(
     spans: list[http_ranges.Span],
-    request: http_message.Request,
+    head: http_message.Head,
     image: exported.Exported,
 ) -> Answer:
     if not spans:
         return error(
             416,
             f'the image has {image.size} bytes',
-            request,
+            head,
             f'Content-Range: bytes */{image.size}\r\n',
         )
     if len(spans) > 1:
-        return _multipart(spans, request, image)
+        return _multipart(spans, head, image)
     start, end = spans[0]
     more = (
         f'Content-Length: {end - start}\r\n'
-        f'Content-Range: bytes {start}-{end - 1}/{image.size}\r\n{_TYPE}'
-        f'ETag: "{image.etag}"\r\nAccept-Ranges: bytes\r\n'
+        f'Content-Range: bytes {start}-{end - 1}/{image.size}\r\n'
+        f'{_TYPE}{_about(image)}'
     )
-    part = Part(_head(206, more, request), start, end)
-    return Answer(206, [part], image, request.keep)
+    part = Part(_text(206, more, head), start, end)
+    return Answer(206, [part], image, head.keep)
+
+
+def _about(image: exported.Exported) -> str:
+    return f'ETag: "{image.etag}"\r\nAccept-Ranges: bytes\r\n'
 
 
 def _multipart(
     spans: list[http_ranges.Span],
-    request: http_message.Request,
+    head: http_message.Head,
     image: exported.Exported,
 ) -> Answer:
     """Each range with headers of its own: RFC 9110, 14.6."""
@@ -140,47 +139,41 @@ def _multipart(
     ]
     parts.append(Part(f'\r\n--{boundary}--\r\n'.encode()))
     length = sum(len(text) + end - start for text, start, end in parts)
-    head = _head(
+    text = _text(
         206,
         f'Content-Length: {length}\r\n'
         f'Content-Type: multipart/byteranges; boundary={boundary}\r\n'
-        f'ETag: "{image.etag}"\r\nAccept-Ranges: bytes\r\n',
-        request,
+        f'{_about(image)}',
+        head,
     )
-    parts[0] = parts[0]._replace(text=head + parts[0].text)
-    return Answer(206, parts, image, request.keep)
+    parts[0] = parts[0]._replace(text=text + parts[0].text)
+    return Answer(206, parts, image, head.keep)
 
 
 def error(
-    status: int,
-    why: str,
-    request: http_message.Request | None,
-    more: str = '',
+    status: int, why: str, head: http_message.Head | None, more: str = ''
 ) -> Answer:
     """An answer that says what is wrong.
 
-    :param request: None where what came is none: the connection ends
+    :param head: None where what came is no request: the connection ends
     """
-    text = f'{why}\n'
-    head = _head(
+    body = f'{why}\n'
+    text = _text(
         status,
-        f'{more}Content-Type: text/plain\r\nContent-Length: {len(text)}\r\n',
-        request,
+        f'{more}Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n',
+        head,
     )
-    if request is None or request.method != 'HEAD':
-        head += text.encode()
-    keep = request is not None and request.keep
-    return Answer(status, [Part(head)], None, keep)
+    if head is None or head.method != 'HEAD':
+        text += body.encode()
+    return Answer(status, [Part(text)], None, head is not None and head.keep)
 
 
-def failed(
-    why: exceptions.TransferError, request: http_message.Request
-) -> Answer:
+def failed(why: exceptions.TransferError, head: http_message.Head) -> Answer:
     """An answer where the image cannot be had; it names no origin."""
     if why.retryable:
         more = f'Retry-After: {_RETRY_AFTER}\r\n'
-        return error(503, 'the image cannot be had now', request, more)
-    return error(502, 'the image cannot be had', request)
+        return error(503, 'the image cannot be had now', head, more)
+    return error(502, 'the image cannot be had', head)
 
 
 def _fits(tags: str, etag: str, *, strong: bool = False) -> bool:
@@ -193,18 +186,20 @@ def _fits(tags: str, etag: str, *, strong: bool = False) -> bool:
     return etag in (tag.removeprefix('W/') for tag in found)
 
 
-def _head(
-    status: int, more: str, request: http_message.Request | None
-) -> bytes:
-    if request is None or not request.keep:
+def _text(status: int, more: str, head: http_message.Head | None) -> bytes:
+    """First line and headers."""
+    if head is None or not head.keep:
         more += 'Connection: close\r\n'
-    elif request.old:
+    elif head.old:
         more += 'Connection: keep-alive\r\n'
-    line = f'HTTP/1.1 {status} {_PHRASES[status]}\r\n'
-    return f'{line}Date: {_date(int(time.time()))}\r\n{more}\r\n'.encode()
+    date = _date(int(time.time()))
+    return f'{_LINES[status]}Date: {date}\r\n{more}\r\n'.encode()
 
 
-_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
+_LINES = {
+    status.value: f'HTTP/1.1 {status.value} {status.phrase}\r\n'
+    for status in http.HTTPStatus
+}
 
 
 @functools.lru_cache(1)

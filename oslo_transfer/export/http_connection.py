@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-import enum
 import errno
 import logging
 import select
+import typing
 
 from oslo_transfer import exceptions
 from oslo_transfer.export import exported
@@ -33,14 +33,15 @@ _GONE = select.EPOLLHUP | select.EPOLLERR
 _MOST_DROPPED = 1 << 20
 
 
-class State(enum.Enum):
-    """What a connection does."""
-
-    READING = enum.auto()  #: waits for a request, or for the rest of one
-    SENDING = enum.auto()
-    WAITING = enum.auto()  #: another thread has the reader, and fetches
-    ENDING = enum.auto()  #: all is sent; the client is to close, too
-    CLOSED = enum.auto()
+#: What a connection does. It waits for a request, or for the rest of one;
+READING: typing.Final = 'reading'
+#: sends an answer;
+SENDING: typing.Final = 'sending'
+#: waits for another thread, which has the reader, and fetches;
+WAITING: typing.Final = 'waiting'
+#: has sent all, and waits for the client to close, too.
+ENDING: typing.Final = 'ending'
+CLOSED: typing.Final = 'closed'
 
 
 class Connection:
@@ -55,7 +56,7 @@ class Connection:
     ) -> None:
         self.channel = channel
         self._host = host
-        self.state = State.READING
+        self.state: str = READING
         #: It will have another turn.
         self.queued = False
         #: When what it does began, or last went on.
@@ -64,7 +65,7 @@ class Connection:
         self.image: exported.Exported | None = None
         self._reader: exported.Reader | None = None
         self._received = bytearray()
-        self._request: http_message.Request | None = None
+        self._request: http_message.Head | None = None
         self._keep = True
         # What is still to go out: text, then bytes of the image, then the
         # other parts.
@@ -82,7 +83,7 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Whether it is between two requests."""
-        return self.state is State.READING and not self._received
+        return self.state is READING and not self._received
 
     def on_event(self, mask: int) -> None:
         """Something can be read, or written, or the peer has gone."""
@@ -100,11 +101,11 @@ class Connection:
     def go(self) -> None:
         """Go on as far as that goes without waiting, for one turn."""
         try:
-            if self.state is State.READING:
+            if self.state is READING:
                 self._read()
-            if self.state is State.SENDING:
+            if self.state is SENDING:
                 self._send()
-            elif self.state is State.ENDING:
+            elif self.state is ENDING:
                 self._drain()
         except OSError as exc:
             LOG.debug('a client has gone: %s', exc)
@@ -141,7 +142,7 @@ class Connection:
             received += data
 
     def _begin(self, request: http_message.Request) -> None:
-        self._request = request
+        self._request = request.head
         answer = http_answer.answer(request, self._host.find)
         try:
             self._take_image(answer.image)
@@ -168,7 +169,7 @@ class Connection:
         self._claimed = 0
         self._begun = False
         self._vain = 0
-        self.state = State.SENDING
+        self.state = SENDING
         self.since = self._host.now
 
     def _refuse(self, why: http_message.Refused) -> None:
@@ -257,9 +258,9 @@ class Connection:
         self._host.counts.requests += 1
         if not self._keep:
             self.channel.finish()
-            self.state = State.ENDING
+            self.state = ENDING
         else:
-            self.state = State.READING
+            self.state = READING
         if self._received or self.channel.readable:
             self._host.again(self)
 
@@ -281,7 +282,7 @@ class Connection:
         reader, offset = self._reader, self._offset
         assert reader is not None
         left = self._end - offset
-        self.state = State.WAITING
+        self.state = WAITING
         self._claimed = 0
         self._host.counts.missed += 1
         self._vain += 1
@@ -297,11 +298,11 @@ class Connection:
         self._host.work(bring, self._fetched)
 
     def _fetched(self, found: bytes | Exception) -> None:
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             self._drop_reader()
             self._host.gone(self)
             return
-        self.state = State.SENDING
+        self.state = SENDING
         self.since = self._host.now
         if isinstance(found, bytes):
             if found:
@@ -323,12 +324,12 @@ class Connection:
 
     def close(self) -> None:
         """End it, whatever it does; idempotent."""
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return
-        if self.state in (State.SENDING, State.WAITING):
+        if self.state in (SENDING, WAITING):
             self._host.counts.broken += 1
-        waiting = self.state is State.WAITING
-        self.state = State.CLOSED
+        waiting = self.state is WAITING
+        self.state = CLOSED
         self.channel.close()
         if not waiting:
             # Otherwise the other thread has it still.
@@ -338,14 +339,14 @@ class Connection:
     def expire(self, limits: http_host.Limits) -> None:
         """End what has taken too long."""
         age = self._host.now - self.since
-        if self.state is State.ENDING:
+        if self.state is ENDING:
             if age > limits.ending:
                 self.close()
-        elif self.state is State.SENDING:
+        elif self.state is SENDING:
             if age > limits.sending:
                 LOG.info('a client takes nothing any more')
                 self.close()
-        elif self.state is State.READING:
+        elif self.state is READING:
             if self._received and age > limits.head:
                 self._refuse(
                     http_message.Refused(408, 'the request takes too long')

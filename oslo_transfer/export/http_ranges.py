@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import typing
 
 #: The most ranges that are answered one by one.
 MAX_RANGES = 16
@@ -12,13 +11,11 @@ MAX_RANGES = 16
 # More digits than that are no place in any image; int() would take time.
 _ONE = re.compile(r'([0-9]{1,30})-([0-9]{0,30})|-([0-9]{1,30})')
 _UNIT = 'bytes='
+# What nearly all ask for.
+_SIMPLE = re.compile(r'bytes=([0-9]{1,18})-([0-9]{1,18})')
 
-
-class Span(typing.NamedTuple):
-    """Bytes of an image: from the first to the one behind the last."""
-
-    start: int
-    end: int
+#: Bytes of an image: from the first to the one behind the last.
+Span = tuple[int, int]
 
 
 def spans(value: str, size: int) -> list[Span] | None:
@@ -33,6 +30,11 @@ def spans(value: str, size: int) -> list[Span] | None:
     :returns: in order and apart; [] where nothing of it is in the image;
         None to ignore it
     """
+    simple = _SIMPLE.fullmatch(value)
+    if simple is not None:
+        start, last = int(simple[1]), int(simple[2])
+        if start <= last < size:
+            return [(start, last + 1)]
     if value[: len(_UNIT)].lower() != _UNIT or not size:
         return None
     asked = value[len(_UNIT) :].split(',', MAX_RANGES)
@@ -48,9 +50,9 @@ def spans(value: str, size: int) -> list[Span] | None:
         if span is None:
             return None
         valid = True
-        if span.start >= span.end:
+        if span[0] >= span[1]:
             continue
-        if found and span.start < found[-1].end:
+        if found and span[0] < found[-1][1]:
             return None
         found.append(span)
     return found if valid else None
@@ -63,9 +65,9 @@ def _span(one: str, size: int) -> Span | None:
         return None
     first, last, suffix = match.groups()
     if suffix is not None:
-        return Span(max(0, size - int(suffix)), size)
+        return max(0, size - int(suffix)), size
     start = int(first)
     if not last:
-        return Span(start, size)
+        return start, size
     end = int(last) + 1
-    return None if end <= start else Span(start, min(end, size))
+    return None if end <= start else (start, end if end < size else size)

@@ -325,11 +325,12 @@ def test_nothing_is_fetched_for_those_who_have_gone(image):
     go = threading.Event()
     image.on_bring = lambda _block: go.wait(5)
     with serve(image) as server:
-        for _ in range(20):
-            with connect(server) as sock:
-                sock.sendall(GET + b'\r\n')
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                sock = stack.enter_context(connect(server))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        eventually(lambda: server.statistics()['missed'])
+                sock.sendall(GET + b'\r\n')
+            eventually(lambda: server.statistics()['missed'] == 20)
         eventually(lambda: not server.statistics()['connections'])
         go.set()
         eventually(lambda: not image.readers)

@@ -13,8 +13,7 @@ from tests.servers import child
 
 CONFIG = """
 daemon off;
-master_process off;
-worker_processes 1;
+{workers}
 pid {directory}/nginx.pid;
 error_log {directory}/error.log notice;
 events {{ worker_connections 1024; }}
@@ -59,6 +58,7 @@ class Nginx(child.Child):
         put: bool = False,
         certificate: tuple[str, str] | None = None,
         location: str = '',
+        workers: int | None = None,
     ) -> None:
         super().__init__()
         self.root = pathlib.Path(root).resolve()
@@ -71,6 +71,9 @@ class Nginx(child.Child):
         self.certificate = certificate
         #: Further lines for the location.
         self.location = location
+        #: Processes as an installed one has them; None for one that does
+        #: all, and is surely ended with the test.
+        self.workers = workers
         self._token = secrets.token_hex(16)
 
     def __enter__(self) -> Nginx:
@@ -98,10 +101,16 @@ class Nginx(child.Child):
         if self.put:
             location.append('dav_methods PUT DELETE;')
             location.append('create_full_put_path on;')
+        workers = 'master_process off;\nworker_processes 1;'
+        if self.workers is not None:
+            # They see what this user sees; only root has to say so.
+            user = 'user root;' if os.geteuid() == 0 else ''
+            workers = f'{user}\nworker_processes {self.workers};'
         config = self.directory / 'nginx.conf'
         config.write_text(
             CONFIG.format(
                 directory=self.directory,
+                workers=workers,
                 host=self.host,
                 port=self.port,
                 listen=' ssl' if self.certificate else '',

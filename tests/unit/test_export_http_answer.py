@@ -231,7 +231,7 @@ def test_refused():
 def test_what_cannot_be_had(error, status):
     """The client learns whether to try again, and nothing of the origin."""
     request = http_message.parse('GET /image HTTP/1.1\r\nHost: here\r\n')
-    found, headers, text, _ = told(http_answer.failed(error, request))
+    found, headers, text, _ = told(http_answer.failed(error, request.head))
     assert found.status == status
     assert found.keep
     assert ('Retry-After' in headers) is (status == 503)

@@ -32,7 +32,9 @@ _THEMES = (
     'dd',
     'iscsi',
     'nbd',
+    'export_http',
     'boot',
+    'promote',
     'process',
 )
 _SIZE = 1024
