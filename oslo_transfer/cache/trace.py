@@ -27,9 +27,9 @@ MAX_REQUEST = 8 << 20
 
 # Touches that follow one another, and are this near in time, are one.
 _AT_ONCE_US = 1000
-# On replay a window of touches is read in the order of the disk: small
-# enough that what is needed first comes soon, at 100 Mbit/s within 0.3 s.
-_WINDOW = 4 << 20
+# On replay a window of touches is read in the order of the disk. What is
+# needed first is to come soon; later on large requests are worth more.
+_FIRST_WINDOW, _LAST_WINDOW = 512 << 10, 8 << 20
 # A gap of this size or less is read rather than asked around.
 _GAP = 64 << 10
 # Of an image whose size only the trace tells; each takes a byte while that
@@ -200,7 +200,8 @@ class _Merging:
         self._size = size
         self._block_bytes = block_bytes
         self._most = max(1, most // block_bytes)
-        self._window = max(1, _WINDOW // block_bytes)
+        self._window = max(1, _FIRST_WINDOW // block_bytes)
+        self._last_window = max(1, _LAST_WINDOW // block_bytes)
         self._gap = _GAP // block_bytes
         # One byte for each block: whether it is in.
         self._seen = bytearray(-(-size // block_bytes))
@@ -217,6 +218,7 @@ class _Merging:
             if count >= self._window:
                 yield from self._requests(began, runs)
                 runs, count = [], 0
+                self._window = min(self._last_window, 2 * self._window)
         yield from self._requests(began, runs)
 
     def _new(self, touch: Touch) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,8 @@ from oslo_transfer.cache import image as _image
 from oslo_transfer.cache import reader as _reader
 from oslo_transfer.cache import trace as _trace
 from oslo_transfer import call as _call
+from oslo_transfer import context as _context
+from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import location as _location
 from oslo_transfer import opening
@@ -102,15 +104,19 @@ def replay(
         contextlib.ExitStack() as stack,
     ):
         started = time.perf_counter()
-        with opening.alone(end, ctx) as source:
-            size = source.size
-            assert size is not None
+        first = [opening.alone(end, ctx)]
+        size = first[0].size
+        assert size is not None
+
+        def open_source(ctx: _context.Context) -> base.Source:
+            return first.pop() if first else opening.alone(end, ctx)
+
         blocks = _blocks.Blocks(name, size, block_bytes, bytes(32))
         stack.callback(blocks.close)
         image = stack.enter_context(
             _image.CachedImage(
                 blocks,
-                lambda ctx: opening.alone(end, ctx),
+                open_source,
                 ctx,
                 streams=streams,
             )
@@ -137,6 +143,9 @@ def _boot(image: _image.CachedImage, todo: Iterator[Step]) -> None:
         ]
         for think, touches in todo:
             time.sleep(think)
+            if len(touches) == 1:
+                _read(readers[0], touches[0])
+                continue
             reading = [
                 pool.submit(_read, reader, touch)
                 for reader, touch in zip(readers, touches)
