@@ -15,6 +15,7 @@ from oslo_transfer.export import http_answer
 from oslo_transfer.export import http_channel
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_message
+from oslo_transfer.export import http_pages
 
 LOG = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class Connection:
         #: The image that it reads.
         self.image: exported.Exported | None = None
         self._reader: exported.Reader | None = None
+        # Whether it can be told what of the image is in memory.
+        self._asks = True
         self._received = bytearray()
         self._request: http_message.Head | None = None
         self._keep = True
@@ -156,6 +159,7 @@ class Connection:
             return
         self._drop_reader()
         self._reader, self.image = image.reader(), image
+        self._asks = True
 
     def _drop_reader(self) -> None:
         reader, self._reader, self.image = self._reader, None, None
@@ -227,6 +231,9 @@ class Connection:
                 self._fetch()
                 return 0
             self._claimed = offset + count
+            if self._asks and not self._is_cached(reader.fd):
+                self._load(reader.fd)
+                return 0
         # Only now it is certain that there is something behind the text.
         if self._text and not self._send_text(more=True):
             return 0
@@ -250,6 +257,25 @@ class Connection:
         self.since = host.now
         host.counts.bytes_sent += sent
         return sent
+
+    def _is_cached(self, fd: int) -> bool:
+        """Whether what is claimed goes out without the disk."""
+        found = http_pages.is_cached(fd, self._claimed - 1)
+        self._asks = found is not None
+        return found is not False
+
+    def _load(self, fd: int) -> None:
+        """Have another thread wait for the disk."""
+        self.state = WAITING
+        self._host.counts.loaded += 1
+        offset, length = self._offset, self._claimed - self._offset
+        ahead = min(self._end - self._claimed, SLICE)
+
+        def load() -> bytes:
+            http_pages.load(fd, offset, length, ahead)
+            return b''
+
+        self._host.work(load, self._fetched)
 
     def _done(self) -> None:
         if self._reader is not None:

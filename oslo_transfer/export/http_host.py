@@ -36,6 +36,7 @@ class Counts:
     :ivar requests: answered to the end
     :ivar broken: answers that ended before their end
     :ivar missed: how often what was to be sent had to be fetched first
+    :ivar loaded: how often the disk had to be waited for
     :ivar bytes_sent: of images
     """
 
@@ -43,6 +44,7 @@ class Counts:
     requests: int = 0
     broken: int = 0
     missed: int = 0
+    loaded: int = 0
     bytes_sent: int = 0
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from oslo_transfer import exceptions
 from oslo_transfer.export import http_host
+from oslo_transfer.export import http_pages
 from oslo_transfer.export import http_server
 from oslo_transfer.export import nbd
 from tests.servers import rawclient
@@ -244,6 +245,38 @@ def test_others_are_served_while_one_waits(server, image):
         go.set()
         status, headers = waiting.head()
         assert waiting.body(headers) == DATA[BLOCK : BLOCK + 64]
+
+
+def test_others_are_served_while_the_disk_is_slow(server, image, monkeypatch):
+    """What is there, but not in memory, is waited for by another thread."""
+    go = threading.Event()
+    for block in range(41):
+        image.put(block)
+    monkeypatch.setattr(
+        http_pages, 'is_cached', lambda fd, offset: offset < BLOCK
+    )
+    monkeypatch.setattr(http_pages, 'load', lambda *_all: go.wait(5))
+    with Client(server) as waiting, Client(server) as other:
+        waiting.send('/image', range=f'bytes={BLOCK}-{3 * BLOCK}')
+        eventually(lambda: server.statistics()['loaded'])
+        for _ in range(3):
+            assert other.get('/image', range='bytes=0-9')[2] == DATA[:10]
+        go.set()
+        status, headers = waiting.head()
+        assert waiting.body(headers) == DATA[BLOCK : 3 * BLOCK + 1]
+
+
+def test_what_is_in_memory(tmp_path):
+    """Nothing is said of what nobody can tell, and all can be loaded."""
+    path = tmp_path / 'file'
+    path.write_bytes(DATA)
+    with open(path, 'rb') as file:
+        fd = file.fileno()
+        http_pages.load(fd, 0, len(DATA), BLOCK)
+        assert http_pages.is_cached(fd, len(DATA) - 1) in (True, None)
+    # What cannot be read is left to whoever does.
+    assert http_pages.is_cached(fd, 0) is True
+    http_pages.load(fd, 0, 1, 0)
 
 
 def test_one_who_leaves_while_it_is_fetched(server, image):
