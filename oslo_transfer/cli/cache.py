@@ -65,12 +65,9 @@ class CacheScrub(base.Command):
     """
 
     examples = """\
-Examples::
+Example::
 
-  oslo-transfer cache scrub
-
-  curl --unix-socket /run/oslo-transfer/control.sock \\
-      http://localhost/v1/status
+  oslo-transfer cache scrub && journalctl -f -u oslo-transfer
 """
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
