@@ -275,7 +275,7 @@ class Connection:
             http_pages.load(fd, offset, length, ahead)
             return b''
 
-        self._host.work(load, self._fetched)
+        self._host.work(load, self._fetched, ('disk', id(self.image)))
 
     def _done(self) -> None:
         if self._reader is not None:
@@ -321,7 +321,7 @@ class Connection:
             reader.read(memoryview(buffer), offset)
             return bytes(buffer)
 
-        self._host.work(bring, self._fetched)
+        self._host.work(bring, self._fetched, ('origin', id(self.image)))
 
     def _fetched(self, found: bytes | Exception) -> None:
         if self.state is CLOSED:

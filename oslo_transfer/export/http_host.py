@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Hashable
 import dataclasses
 import typing
 
@@ -62,11 +63,16 @@ class Host(typing.Protocol):
         """Give it another turn when others had theirs."""
 
     def work(
-        self, job: Callable[[], typing.Any], then: Callable[[typing.Any], None]
+        self,
+        job: Callable[[], typing.Any],
+        then: Callable[[typing.Any], None],
+        whose: Hashable,
     ) -> None:
         """Run a job in another thread, then something in this one.
 
         :param then: takes what the job returned, or its exception
+        :param whose: what it waits for, see
+            :meth:`oslo_transfer.export.http_workers.Workers.do`
         """
 
     def gone(self, connection: http_connection.Connection) -> None:

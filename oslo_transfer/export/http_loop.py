@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
+from collections.abc import Hashable
 import errno
 import logging
 import os
@@ -158,6 +159,7 @@ class Loop:
         self,
         job: Callable[[], typing.Any],
         then: Callable[[typing.Any], None],
+        whose: Hashable,
     ) -> None:
         """Run a job in another thread, then something in this one."""
 
@@ -168,7 +170,7 @@ class Loop:
                 found = exc
             self.call(lambda: then(found))
 
-        self._workers.do(run)
+        self._workers.do(run, whose)
 
     def gone(self, connection: http_connection.Connection) -> None:
         """It is closed, which also took it from epoll."""

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
+from collections.abc import Hashable
 import threading
 import time
 
 # Seconds that a thread waits for work before it ends.
 _IDLE = 10.0
+# The part of the threads that may be busy for one purpose: an origin that
+# hangs is not to hold up what is asked of others.
+_SHARE = 4
+
+Job = Callable[[], None]
 
 
 class Workers:
@@ -20,23 +26,40 @@ class Workers:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._jobs: collections.deque[Callable[[], None]] = collections.deque()
+        self._share = max(1, most // _SHARE)
+        self._jobs: collections.deque[tuple[Hashable, Job]] = (
+            collections.deque()
+        )
+        # What is due or being done for each purpose, and what waits for it.
+        self._taken: collections.Counter[Hashable] = collections.Counter()
+        self._parked: dict[Hashable, collections.deque[Job]] = {}
         self._changed = threading.Condition()
         self._count = 0
         self._idle = 0
         self._ended = False
 
-    def do(self, job: Callable[[], None]) -> None:
-        """Have something done, in turn; it MUST NOT raise."""
+    def do(self, job: Job, whose: Hashable = None) -> None:
+        """Have something done, in turn; it MUST NOT raise.
+
+        :param whose: what it is done for: one purpose does not take all
+            threads. None for one that has no bound
+        """
         with self._changed:
-            self._jobs.append(job)
+            if whose is not None:
+                if self._taken[whose] >= self._share:
+                    self._parked.setdefault(whose, collections.deque()).append(
+                        job
+                    )
+                    return
+                self._taken[whose] += 1
+            self._jobs.append((whose, job))
             if len(self._jobs) <= self._idle:
                 self._changed.notify()
             elif self._count < self._most:
                 self._count += 1
                 threading.Thread(
                     target=self._work,
-                    name='oslo-transfer-http-read',
+                    name='oslo-transfer-export',
                     daemon=True,
                 ).start()
 
@@ -50,8 +73,23 @@ class Workers:
                     self._count -= 1
                     self._changed.notify_all()
                     return
-                job = self._jobs.popleft()
+                whose, job = self._jobs.popleft()
             job()
+            with self._changed:
+                self._let_go(whose)
+
+    def _let_go(self, whose: Hashable) -> None:
+        if whose is None:
+            return
+        parked = self._parked.get(whose)
+        if parked:
+            # This thread looks for work right away.
+            self._jobs.append((whose, parked.popleft()))
+            return
+        self._parked.pop(whose, None)
+        self._taken[whose] -= 1
+        if not self._taken[whose]:
+            del self._taken[whose]
 
     def _is_due(self) -> bool:
         return bool(self._jobs) or self._ended

@@ -337,6 +337,23 @@ def test_nothing_is_fetched_for_those_who_have_gone(image):
     assert set(image.brought) <= {0}
 
 
+def test_an_origin_that_hangs_holds_up_nobody_else(image):
+    """However many wait for it."""
+    go = threading.Event()
+    with scripted_image.ScriptedImage(DATA) as hanging:
+        hanging.on_bring = lambda _block: go.wait(5)
+        with serve(image) as server, contextlib.ExitStack() as stack:
+            server.add('hanging', hanging)
+            for _ in range(100):
+                sock = stack.enter_context(connect(server))
+                sock.sendall(b'GET /hanging HTTP/1.0\r\n\r\n')
+            eventually(lambda: server.statistics()['missed'] == 100)
+            image.evict(3)
+            assert_serves(server)
+            assert image.brought == [3]
+            go.set()
+
+
 class Load:
     """Clients that read ranges, each as fast as it is told to.
 
