@@ -187,11 +187,31 @@ class BodyStream(base.Stream):
         return line
 
     def close(self) -> None:
-        """Drop the connection; ends a read in another thread."""
+        """Drop the connection, or leave it to the next request.
+
+        Ends a read in another thread.
+        """
         if self.closed:
             return
+        if self._reading.acquire(blocking=False):
+            try:
+                if not self.closed and self._is_done():
+                    super().close()
+                    self._answer.done()
+                    return
+            finally:
+                self._reading.release()
         self._answer.watched.shutdown()
         with self._reading:
             super().close()
             with contextlib.suppress(OSError):
                 self._answer.close()
+
+    def _is_done(self) -> bool:
+        """Whether all was read, and nothing more has come."""
+        return (
+            self._answer.spare is not None
+            and self._left == self._body_left == 0
+            and not self._answer.response.holds_more()
+            and not self._answer.watched.readable_within(0)
+        )

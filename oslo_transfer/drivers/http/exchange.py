@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP request and the head of its answer, on a connection of its own.
+"""One HTTP request and the head of its answer.
+
+Each has a connection of its own. Where an object is read piecemeal, the next
+request may have the connection of one whose answer was read to its end.
 
 ``requests`` prepares what is sent; the bytes go through the library's own
 connector and watched sockets, by a transport adapter, so that the URL
@@ -10,6 +13,7 @@ but the origin sees credentials.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import email.utils
@@ -27,6 +31,7 @@ import requests.exceptions
 
 from oslo_transfer.drivers.http import connect
 from oslo_transfer.drivers.http import message
+from oslo_transfer.drivers.http import spares
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import sockets
@@ -45,27 +50,41 @@ class Answer:
     :ivar headers: the header fields
     :ivar response: has the body, as ``http.client`` parsed its start
     :ivar watched: the connection
+    :ivar spare: takes the connection when it is not needed any more
     """
 
     status: int
     headers: http.client.HTTPMessage
     response: message.Response
     watched: sockets.WatchedSocket
+    spare: Callable[[sockets.WatchedSocket], None] | None = None
+
+    def done(self) -> None:
+        """The body was read to its end: leave the connection to the next."""
+        if self.spare is None or self.response.will_close:
+            self.close()
+        else:
+            self._close_response()
+            self.spare(self.watched)
 
     def close(self) -> None:
         """Drop the connection."""
+        self._close_response()
+        self.watched.close()
+
+    def _close_response(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self.response.close()
-        self.watched.close()
 
 
 class Client:
     """Sends requests for one endpoint.
 
-    Thread-safe: each request has a connection of its own.
+    Thread-safe: no connection has two requests at once.
 
     :param endpoint: where the first request goes
-    :param ctx: the limits, and the credentials for the endpoint's origin
+    :param ctx: the limits, and the credentials for the endpoint's origin;
+        connections are used again where it says piecemeal
     """
 
     def __init__(
@@ -74,6 +93,12 @@ class Client:
         self._endpoint = endpoint
         self._ctx = ctx
         self._options = ctx.conf.oslo_transfer_http
+        self._spares = spares.Spares() if ctx.piecemeal else None
+
+    def close(self) -> None:
+        """End connections that nobody uses."""
+        if self._spares is not None:
+            self._spares.close()
 
     def open(
         self,
@@ -176,9 +201,36 @@ class Client:
         prepared = self._prepare(method, endpoint, headers, own)
         if expect_continue:
             prepared.headers['Expect'] = '100-continue'
+        # A connection of one kind of request is not for another's.
+        key = endpoint.origin, own
+        spare = self._spares.take(key) if self._spares is not None else None
+        if spare is not None:
+            spare.renew()
+            # The server may just have ended it.
+            with contextlib.suppress(exceptions.Unavailable):
+                return self._ask(
+                    *(spare, method, endpoint, prepared.path_url),
+                    *(prepared, expect_continue, key),
+                )
         watched, target = connect.connect(
             endpoint, self._ctx.replace(trusted=trusted), own, prepared
         )
+        return self._ask(
+            *(watched, method, endpoint, target),
+            *(prepared, expect_continue, key),
+        )
+
+    def _ask(
+        self,
+        watched: sockets.WatchedSocket,
+        method: str,
+        endpoint: _endpoint.Endpoint,
+        target: str,
+        prepared: requests.PreparedRequest,
+        expect_continue: bool,
+        key: object,
+    ) -> Answer | message.Response:
+        """Send a request on a connection, and read the head."""
         try:
             connection = http.client.HTTPConnection(
                 endpoint.host, endpoint.port
@@ -198,7 +250,13 @@ class Client:
                 response.read_head()
             except message.Continue:
                 return response
-            return Answer(response.status, response.headers, response, watched)
+            answer = Answer(
+                response.status, response.headers, response, watched
+            )
+            # What is asked of a proxy is another target.
+            if self._spares is not None and target == prepared.path_url:
+                answer.spare = functools.partial(self._spares.put, key)
+            return answer
         except (http.client.HTTPException, ValueError) as exc:
             watched.close()
             raise message.translate(exc, str(self._endpoint)) from exc
@@ -217,7 +275,7 @@ class Client:
             'Host': endpoint.netloc,
             'User-Agent': f'oslo.transfer/{_version()}',
             'Accept-Encoding': 'identity',
-            'Connection': 'close',
+            'Connection': 'keep-alive' if self._spares else 'close',
             **headers,
         }
         login: tuple[str, str] | None = None

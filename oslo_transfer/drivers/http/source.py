@@ -284,6 +284,7 @@ class HTTPSource(base.Source):
             first, self._first = self._first, None
         if first is not None:
             first.close()
+        self._client.close()
 
 
 class _Limited(base.Stream):
