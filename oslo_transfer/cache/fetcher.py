@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator
+import contextlib
 import copy
 import logging
 import threading
@@ -135,7 +136,9 @@ class Fetcher:
         self._reading: set[Run] = set()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
+        # Those who wait for blocks, and runs whose bytes they get now.
         self._waiting = 0
+        self._urgent_ones = 0
         self._wide = _WIDE
         self._closed = False
         self._full_since = 0.0
@@ -414,10 +417,13 @@ class Fetcher:
         size = self._blocks.block_bytes
         start = run.first * size
         end = min(run.end * size, self._blocks.size)
-        if not self._goes_on(run):
+        if run.level == SOMEDAY and not self._goes_on(run):
             return
         began = time.monotonic()
-        with self._origin.stream(start, end - start) as stream:
+        with (
+            self._origin.stream(start, end - start) as stream,
+            self._first_served(run),
+        ):
             # Opening it is waiting, too.
             waited = stream.waited - time.monotonic() + began
             carried = 0
@@ -429,11 +435,9 @@ class Fetcher:
                     now = time.monotonic()
                     self._judge((stream.waited - waited) / (now - began))
                     began, waited = now, stream.waited
-                whole = (
-                    filled
-                    if start + filled == end
-                    else (filled - filled % size)
-                )
+                whole = filled
+                if start + filled < end:
+                    whole -= filled % size
                 self._arrived(run, buffer[:whole])
                 start += whole
                 if start == end or not self._goes_on(run):
@@ -444,6 +448,31 @@ class Fetcher:
                     return
                 carried = filled - whole
                 buffer[:carried] = buffer[whole:filled]
+
+    @contextlib.contextmanager
+    def _first_served(self, run: Run) -> Iterator[None]:
+        """Have others leave the line to a run that somebody waits for."""
+        if run.level != NOW:
+            yield
+            return
+        with self._changed:
+            self._urgent_ones += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._urgent_ones -= 1
+                self._changed.notify_all()
+
+    def _is_in_the_way(self, level: int) -> bool:
+        """Whether what is needed more badly has to have the line.
+
+        What a reader will come to has it while the peer of one who waits has
+        yet to answer.
+        """
+        if level == SOON:
+            return self._urgent_ones > 0
+        return level == SOMEDAY and self._waiting > 0
 
     def _goes_on(self, run: Run) -> bool:
         """Leave the line to what somebody waits for.
@@ -459,12 +488,15 @@ class Fetcher:
                     return True
                 if run.abandoned:
                     break
-                if self._stands_in_the_way(run):
+                if self._takes_a_place(run):
                     self._queues[run.level].appendleft(
                         run.part(run.first, run.end)
                     )
                     break
-                if not self._waiting or time.monotonic() > given_up:
+                if (
+                    not self._is_in_the_way(run.level)
+                    or time.monotonic() > given_up
+                ):
                     return True
                 self._changed.wait(_context.TICK)
                 self._ctx.check()
@@ -474,7 +506,7 @@ class Fetcher:
                 run.flights.clear()
             return False
 
-    def _stands_in_the_way(self, run: Run) -> bool:
+    def _takes_a_place(self, run: Run) -> bool:
         """Whether no thread is left for what is needed more badly."""
         if self._queues[NOW]:
             return not self._idle and len(self._threads) >= self._streams
@@ -509,7 +541,7 @@ class Fetcher:
             return False
         if any(flight.wanted for flight in run.flights[:count]):
             return time.monotonic() - started > _SOON_ENOUGH
-        return run.level != NOW
+        return self._is_in_the_way(run.level)
 
     def _arrived(self, run: Run, data: memoryview) -> None:
         error = None

@@ -146,7 +146,7 @@ class Origin:
 
     def _open(self, start: int) -> base.Source:
         backoff = retry.Backoff(self._ctx, 'the origin of a cached image')
-        ctx = self._ctx.replace(start=start)
+        ctx = self._ctx.replace(start=start, piecemeal=True)
         while True:
             try:
                 source = self._open_source(ctx)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import os
+import time
 import typing
 
 from oslo_transfer.cache import blocks as _blocks
@@ -14,9 +15,13 @@ from oslo_transfer import context as _context
 
 # Bytes in order from which on one seems to go on reading.
 _AFTER = 128 * 1024
-# As much as was read in order is brought ahead; from here on four times as
-# much, up to that.
+# The part of what was read in order that is brought ahead: little is lost when
+# it ends. Who has had to wait for long is better off with more; much more once
+# it is likely to go on.
+_PART, _MORE, _MUCH_MORE = 0.125, 1, 4
 _SURELY = 1 << 20
+_LONG = 0.03
+# The most that is brought ahead.
 _MOST = 64 << 20
 # The most that is asked for at once by one who waits.
 _DEMAND = 8 << 20
@@ -24,6 +29,7 @@ _DEMAND = 8 << 20
 # requests overtake one another.
 _NEAR = 64 * 1024
 _BEHIND = 1 << 20
+_NOWHERE = -1 << 62
 
 Touch = Callable[[int, int], None]
 
@@ -57,8 +63,9 @@ class Reader:
         self._kept: tuple[int, bytes] | None = None
         # Where reading in order began, where it goes on, how far was looked
         # ahead, and from where on to look again.
-        self._begun = self._next = self._ahead = 0
-        self._mark = _AFTER
+        self._begun = self._ahead = self._mark = 0
+        self._next = _NOWHERE
+        self._far = False
         self._last = -1
         #: Of the data file.
         self.fd = blocks.fd
@@ -76,7 +83,9 @@ class Reader:
             self._look_ahead(end)
         self._next = end
         if self._on_touch is not None:
-            block = offset // self._block_bytes
+            # By its end: what goes on in the block of the one before, and
+            # beyond, is news.
+            block = (offset + length - 1) // self._block_bytes
             if block != self._last:
                 self._last = block
                 self._on_touch(offset, length)
@@ -101,7 +110,7 @@ class Reader:
         while True:
             flight = self._fetcher.want(first, end)[0]
             if flight is not None:
-                self._fetcher.wait(flight, self._ctx)
+                self._wait(flight, offset + length)
                 if flight.data is None:
                     return True
                 self._kept = first, flight.data
@@ -168,10 +177,18 @@ class Reader:
             # It was not compared yet.
             with self._blocks.pinned(offset, len(view)):
                 return 0
-        self._fetcher.wait(flight, self._ctx)
+        self._wait(flight, offset + len(view))
         if flight.data is None:
             return 0
         return self._take(flight.data, view, offset)
+
+    def _wait(self, flight: _fetcher.Flight, end: int) -> None:
+        """Wait for a block of what is asked for up to an offset."""
+        if end > self._mark:
+            self._look_ahead(end)
+        started = time.monotonic()
+        self._fetcher.wait(flight, self._ctx)
+        self._far |= time.monotonic() - started > _LONG
 
     def _take(self, block: bytes, view: memoryview, offset: int) -> int:
         part = memoryview(block)[offset % self._block_bytes :][: len(view)]
@@ -191,6 +208,7 @@ class Reader:
                 return self._next
             self._fetcher.forget(self)
             self._ahead = 0
+        self._far = False
         self._begun = offset
         self._mark = offset + length + _AFTER
         return end
@@ -198,7 +216,10 @@ class Reader:
     def _look_ahead(self, end: int) -> None:
         """Have what comes next brought where it is read in order."""
         have = end - self._begun
-        window = min(_MOST, have if have < _SURELY else 4 * have)
+        part = _PART
+        if self._far:
+            part = _MORE if have < _SURELY else _MUCH_MORE
+        window = min(_MOST, max(_AFTER, int(part * have)))
         stop = min(end + window, self._size)
         size = self._block_bytes
         first = -(-max(end, self._ahead) // size)

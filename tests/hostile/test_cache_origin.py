@@ -292,16 +292,14 @@ def test_each_block_is_fetched_once_for_64_readers(server, conf, tmp_path):
     good = resource.Resource(DATA, SIZE)
 
     def answer(request, conn):
-        first, last = request.range or (0, BLOCK - 1)
-        if request.range:
+        first, last = request.range
+        # It is opened by one byte.
+        if last:
             asked.update(range(first // BLOCK, last // BLOCK + 1))
         good(request, conn)
 
     wrong = []
     with Cached(conf, tmp_path, server.serve('/image', answer)) as cached:
-        # The first request is for the whole, and used for what it is.
-        cached.right(0, 1)
-        asked.update([0])
 
         def work(seed):
             rng = random.Random(seed)
@@ -413,3 +411,39 @@ def test_slow_origin_is_read_by_more_streams(server, conf, tmp_path):
         ranges = [(n * 8 * BLOCK, BLOCK) for n in range(1, 30)]
         assert cached.image.prefetch(ranges).wait(10)
         assert max(peak) == 3
+
+
+# Connections
+
+
+def test_connection_is_used_again(server, conf, tmp_path):
+    """A miss costs one round trip; closing ends what is left."""
+    url = server.serve('/image', resource.Resource(DATA, SIZE))
+    with Cached(conf, tmp_path, url) as cached:
+        for offset in range(0, SIZE, 16 * BLOCK):
+            cached.right(offset, 1)
+        assert len(server.requests) > 15
+        # The next one may be asked for before the last is closed.
+        assert server.connections.total <= 3
+
+
+@pytest.mark.parametrize('how', ['end', 'reset', 'say more'])
+def test_connection_that_waits_may_end(server, impatient, tmp_path, how):
+    """Another one is made then, and nothing is taken for an answer."""
+    good = resource.Resource(DATA, SIZE)
+
+    def answer(request, conn):
+        good(request, conn)
+        conn.drain()
+        if how == 'say more':
+            conn.send_raw(b'HTTP/1.1 206 Partial Content\r\n\r\nx')
+        elif how == 'reset':
+            conn.reset()
+        else:
+            conn.release()
+
+    with Cached(impatient, tmp_path, server.serve('/image', answer)) as cached:
+        for offset in range(0, SIZE, 64 * BLOCK):
+            cached.right(offset, 1)
+            time.sleep(0.01)
+        assert server.connections.total > 1
