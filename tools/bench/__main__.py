@@ -32,6 +32,7 @@ _THEMES = (
     'dd',
     'iscsi',
     'nbd',
+    'cache',
     'export_http',
     'boot',
     'promote',
