@@ -372,10 +372,14 @@ class Blocks:
 
         What is there can still be read.
 
-        :raises TransferError: what was put is not durable
+        :raises TransferError: what was put is not durable; nothing changes
         """
         self.keeps = False
-        self.flush()
+        try:
+            self.flush()
+        except exceptions.TransferError:
+            self.keeps = True
+            raise
 
     def close(self) -> None:
         """One who opened it does not need it any more."""

@@ -218,7 +218,9 @@ class Store:
         The last one makes it durable, and closes it.
         """
         with self._lock:
-            held = self._held[key]
+            held = self._held.get(key)
+            if held is None:
+                return  # The store was closed.
             held.users -= 1
             if not held.users:
                 self._shut(key)
@@ -304,6 +306,9 @@ class Store:
                     self._flushed += image.flush()
                 except exceptions.TransferError as exc:
                     self._room.failed(exc)
+                except Exception:
+                    # A bug must not keep the others from being flushed.
+                    LOG.exception('flushing %s', image.path)
             left = left or image.unflushed > 0
         return left
 

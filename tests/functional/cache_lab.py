@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
+import os
 import random
 import struct
 import threading
 import time
 
 from oslo_transfer.cache import image as _image
+from oslo_transfer.cache import room
 from oslo_transfer.cache import store as _store
 from oslo_transfer import exceptions
 from tests.functional import forkserver
@@ -80,11 +84,43 @@ def read(reader, offset, length):
     return buffer == DATA[offset : offset + length]
 
 
-def use(directory, tally_path, seed, quota, evicting):
+class Unreliable:
+    """Stands for a function of the operating system that may fail.
+
+    :param name: of the function
+    :param errors: what it fails with, now and then
+    """
+
+    _odds = 0.02
+
+    def __init__(self, name, errors, rng):
+        self._real = getattr(os, name)
+        self._errors = errors
+        self._rng = rng
+        setattr(os, name, self)
+
+    def __call__(self, *args):
+        if self._rng.random() < self._odds:
+            error = self._rng.choice(self._errors)
+            raise OSError(error, os.strerror(error))
+        return self._real(*args)
+
+
+def break_disk(seed):
+    """Have writing, reading and flushing fail now and then."""
+    rng = random.Random(seed)
+    Unreliable('pwrite', [errno.EIO, errno.ENOSPC], rng)
+    Unreliable('fdatasync', [errno.EIO, errno.ENOSPC], rng)
+    Unreliable('preadv', [errno.EIO], rng)
+    room._PAUSE = room._FULL = 0.005
+
+
+def use(directory, tally_path, seed, quota=0, evicting=False, faults=False):
     """Read at random places until somebody kills this process.
 
     :param quota: as of the store
     :param evicting: let go of blocks at random
+    :param faults: the disk fails now and then
     :returns: where something else was read; else it goes on
     """
     _store._FLUSH_SECONDS = 0.01
@@ -100,10 +136,14 @@ def use(directory, tally_path, seed, quota, evicting):
 
     def flush():
         nonlocal durable
-        durable += real_flush()
+        count = real_flush()
+        durable += count
         tell()
+        return count
 
     blocks.flush = flush
+    if faults:
+        break_disk(seed)
     tell()
     image = cached(blocks)
 
@@ -114,11 +154,15 @@ def use(directory, tally_path, seed, quota, evicting):
             offset = rng.randrange(len(DATA))
             length = rng.randrange(1, 8 * BLOCK)
             length = min(length, len(DATA) - offset)
-            if not read(reader, offset, length):
-                wrong.append((offset, length))
+            try:
+                if not read(reader, offset, length):
+                    wrong.append((offset, length))
+            except Exception as exc:
+                wrong.append((offset, length, repr(exc)))
             served[number] += 1
             if evicting and rng.random() < 0.2:
-                blocks.evict(rng.sample(range(COUNT), 40))
+                with contextlib.suppress(exceptions.TransferError):
+                    blocks.evict(rng.sample(range(COUNT), 40))
             tell()
 
     threads = [

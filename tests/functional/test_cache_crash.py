@@ -32,9 +32,9 @@ QUOTA = 2 * MIB
 KILLS, ALL_KILLS = 3, 50
 
 
-def killed(children, directory, tally, seed, quota, evicting):
+def killed(children, directory, tally, seed, **mode):
     """Use a directory and be killed at any moment."""
-    rng = random.Random(f'{seed} {quota} {evicting}')
+    rng = random.Random(f'{seed} {mode}')
     # The next one may die while it repairs what this one has left.
     for life in range(rng.choice([1, 1, 2, 3])):
         tally.tell(0, 0)
@@ -43,23 +43,32 @@ def killed(children, directory, tally, seed, quota, evicting):
             str(directory / 'cache'),
             str(directory / 'tally'),
             f'{seed}.{life}',
-            quota,
-            evicting,
+            **mode,
         )
-        end = rng.randrange(80) if life == 0 else rng.randrange(8)
-        forkserver.until(lambda: tally.served >= end or child.wait(0.001))
-        # Not only just after something was served.
+        served, flushed = rng.randrange(40), 0
+        if life == 0:
+            flushed = rng.randrange(1, COUNT // 2)
+        forkserver.until(
+            lambda: (
+                child.wait(0.001)
+                or (tally.served >= served and tally.durable >= flushed)
+            )
+        )
+        # Not only just after something was told.
         child.wait(rng.random() * 0.02)
         child.kill()
         # Any byte that it found wrong would be its result.
-        with pytest.raises(forkserver.Died):
-            child.result()
+        try:
+            assert not child.result()
+        except forkserver.Died:
+            pass
 
 
-def kill_and_read(children, directory, seed, quota=0, evicting=False):
+def kill_and_read(children, directory, seed, **mode):
+    quota = mode.get('quota', 0)
     directory.mkdir()
     tally = cache_lab.Tally(directory / 'tally')
-    killed(children, directory, tally, seed, quota, evicting)
+    killed(children, directory, tally, seed, **mode)
     path = directory / 'cache'
     store = _store.Store(str(path), quota_bytes=quota, block_bytes=BLOCK)
     blocks = store.open(cache_lab.KEY, len(cache_lab.DATA), bytes(range(32)))
@@ -68,8 +77,9 @@ def kill_and_read(children, directory, seed, quota=0, evicting=False):
     with cache_lab.cached(blocks) as image:
         assert cache_lab.read(image.reader(), 0, len(cache_lab.DATA))
         fetched = image.statistics()['bytes_fetched']
-    assert blocks.damaged == 0
-    if not (quota or evicting):
+    # Where a disk fails the map may say too much, but not for long.
+    assert blocks.damaged == 0 or 'faults' in mode
+    if not mode:
         assert fetched <= (COUNT - tally.durable) * BLOCK
     blocks.close()
     store.close()
@@ -84,6 +94,7 @@ MODES = {
     'all-kept': {},
     'evicting': {'evicting': True},
     'limit': {'quota': QUOTA},
+    'failing-disk': {'quota': QUOTA, 'evicting': True, 'faults': True},
 }
 
 
@@ -93,7 +104,7 @@ def test_killed(children, tmp_path, mode):
         kill_and_read(children, tmp_path / str(seed), seed, **MODES[mode])
         for seed in range(KILLS)
     ]
-    assert any(durable)
+    assert all(durable)
 
 
 @pytest.mark.campaign
@@ -108,7 +119,7 @@ def test_killed_many_times(children, tmp_path, mode):
 def test_two_processes_race_to_recover(children, tmp_path):
     """One has the directory, and repairs it; the others are refused."""
     tally = cache_lab.Tally(tmp_path / 'tally')
-    killed(children, tmp_path, tally, 0, 0, False)
+    killed(children, tmp_path, tally, 0)
     racing = [
         children.start(cache_lab.recover, str(tmp_path / 'cache'), wait=True)
         for _ in range(4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 
 import pytest
 
@@ -148,4 +149,29 @@ def test_disk_that_is_read_only(disks, tmp_path):
         blocks.put(0, memoryview(DATA[:BLOCK]))
     assert store.statistics()['keeps'] == 0
     blocks.close()
+    store.close()
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_bits_that_flip(tmp_path, seed):
+    """What is damaged is fetched again, and only that."""
+    rng = random.Random(seed)
+    store = opened(tmp_path)
+    fetched(image_of(store, 'one'))
+    store.close()
+    for name, start, count in (('data', 0, 9), ('map', 4096, 5)):
+        with open(tmp_path / 'one' / name, 'r+b') as file:
+            size = os.fstat(file.fileno()).st_size
+            for _ in range(count):
+                place = rng.randrange(start, size)
+                file.seek(place)
+                byte = file.read(1)[0]
+                file.seek(place)
+                file.write(bytes([byte ^ 1 << rng.randrange(8)]))
+    store = opened(tmp_path)
+    again = fetched(image_of(store, 'one'))
+    assert 0 < again <= 14 * BLOCK
+    assert 0 < store.statistics()['blocks_damaged'] <= 9
+    assert fetched(image_of(store, 'one')) == 0
+    assert store.scrub(threading.Event()) == 0
     store.close()
