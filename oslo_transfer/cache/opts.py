@@ -127,4 +127,37 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         default='0660',
         help='Mode of the sockets of the exports, as an octal number.',
     ),
+    cfg.HostAddressOpt(
+        'listen_address',
+        default='127.0.0.1',
+        help='Address at which exports can be had by TCP, too, for readers '
+        'on other hosts; see nbd_port and http_port. Whoever can connect '
+        'can read all images, unless ca_file is set.',
+    ),
+    cfg.PortOpt(
+        'nbd_port',
+        default=0,
+        help='TCP port at which all exports can be had by NBD, each under '
+        'its ID. 0 means that they cannot; 10809 is usual.',
+    ),
+    cfg.PortOpt(
+        'http_port',
+        default=0,
+        help='TCP port at which all exports can be had by HTTP, with ranges, '
+        'each as /ID. 0 means that they cannot.',
+    ),
+    cfg.StrOpt(
+        'cert_file',
+        help='PEM file with the certificate of these two ports, and those '
+        'between it and the CA: they have TLS then, and nothing else.',
+    ),
+    cfg.StrOpt(
+        'key_file',
+        help='PEM file with the key. Unset means that it is in cert_file.',
+    ),
+    cfg.StrOpt(
+        'ca_file',
+        help='PEM file with CA certificates: only clients with a certificate '
+        'of one of them get in. Needs cert_file.',
+    ),
 )

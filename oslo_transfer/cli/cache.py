@@ -41,6 +41,7 @@ Examples::
             'here',
             'size',
             'problem',
+            'urls',
         )
         return names, [
             (
@@ -51,6 +52,7 @@ Examples::
                 columns.Size(each.get('here')),
                 columns.Size(each.get('size')),
                 columns.Text(each.get('problem') or None),
+                columns.Lines(each.get('urls') or []),
             )
             for each in client.Client(self.app.conf()).cached()
         ]

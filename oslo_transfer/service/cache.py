@@ -23,6 +23,7 @@ from oslo_transfer import opts as _core_opts
 from oslo_transfer import oserrors
 from oslo_transfer.service import cached
 from oslo_transfer.service import images
+from oslo_transfer.service import outlets
 from oslo_transfer.service import promoting
 from oslo_transfer.service import role
 from oslo_transfer.service import serving
@@ -88,6 +89,8 @@ class CacheRole(role.Role):
             with oserrors.os_errors(f'making {traces}'):
                 os.makedirs(traces, mode=0o700, exist_ok=True)
             self._images = images.Images(call, self._ctx, self._store, traces)
+            self._outlets = outlets.Outlets(self._conf)
+            stack.callback(self._outlets.close)
             stack.callback(self._stop_serving)
             for record in self._records.load():
                 made = self._make(record)
@@ -125,7 +128,9 @@ class CacheRole(role.Role):
                 each.lock.release()
 
     def _make(self, record: cached.Record) -> serving.Served:
-        return serving.Served(record, self._records, self._images, self._ctx)
+        return serving.Served(
+            record, self._records, self._images, self._outlets, self._ctx
+        )
 
     def _serve_again(self, served: serving.Served) -> None:
         """Go on with what the process before has served."""

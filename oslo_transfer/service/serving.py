@@ -27,6 +27,7 @@ if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer.export import exported
     from oslo_transfer.service import images as _images
+    from oslo_transfer.service import outlets
 
 LOG = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Served:
         record: cached.Record,
         records: cached.Records,
         images: _images.Images,
+        outlet: outlets.Outlets,
         ctx: _context.Context,
     ) -> None:
         self.lock = threading.Lock()
@@ -72,6 +74,7 @@ class Served:
         self._pause = _FIRST_PAUSE
         self._records = records
         self._images = images
+        self._outlets = outlet
         self._ctx = ctx
         self._server: nbd.NbdServer | None = None
         self._mount: nbdfuse.Mount | None = None
@@ -141,6 +144,7 @@ class Served:
         )
         self._server = nbd.NbdServer({'': image}, address)
         self._server.start()
+        self._outlets.add(self.record.id, image)
         if self.record.form == 'path':
             self._mount_file()
         if shared is not None and group.hydrate:
@@ -178,6 +182,7 @@ class Served:
                 nbdfuse.remove(self.file)
         server, self._server = self._server, None
         if server is not None:
+            self._outlets.remove(self.record.id)
             server.stop()
         shared, self.shared = self.shared, None
         if shared is not None:
@@ -204,10 +209,13 @@ class Served:
         :raises DetachError: somebody is
         """
         limit = time.monotonic() + patience
-        while count := unixdiag.connections(self.socket):
+        name = self.record.id
+        while count := (
+            unixdiag.connections(self.socket) + self._outlets.connections(name)
+        ):
             if time.monotonic() > limit:
                 raise exceptions.DetachError(
-                    f'{self.socket} is in use',
+                    f'{self.record.where} is in use',
                     (f'{count} connections to {self.socket}',),
                 )
             time.sleep(_TICK)
@@ -295,6 +303,7 @@ class Served:
             'source': record.where,
             'form': 'path' if on_path else 'nbd',
             'path': self.file if on_path else self.uri,
+            'urls': self._outlets.urls(record.id) if self.serves else [],
             'destination': record.destination,
             'size': record.size,
             'here': record.size,

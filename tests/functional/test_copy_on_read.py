@@ -22,6 +22,8 @@ from oslo_transfer import exceptions
 from oslo_transfer import qcow2
 from tests import groups
 from tests.servers import cache_service
+from tests.servers import certs
+from tests.servers import child
 from tests.servers import dd_lab
 from tests.servers import nginx
 from tests.servers import qemu_io
@@ -375,3 +377,36 @@ def test_what_is_released_is_its_owners(form, here, origin):
         assert service.client.cached() == []
         assert len(requests(origin)) == before
     assert not list(here.glob('disk*'))
+
+
+@pytest.mark.parametrize('secure', [False, True])
+def test_other_hosts(secure, here, origin):
+    """By NBD and HTTP, at one port each, with TLS if there is a key."""
+    ports = {'nbd_port': child.free_port(), 'http_port': child.free_port()}
+    curl = ['curl', '-sS', '--fail']
+    scheme = 's' if secure else ''
+    if secure:
+        authority = certs.Certs(here / 'certs')
+        ports['cert_file'], ports['key_file'] = authority.pair()
+        curl += ['--cacert', authority.ca_file]
+    with host(here, hydrate='false', **ports) as service:
+        attachment = service.copy(origin.url('/image'))
+        nbd, http = service.export(here / 'disk')['urls']
+        assert nbd.startswith(f'nbd{scheme}://127.0.0.1:')
+        assert http.startswith(f'http{scheme}://127.0.0.1:')
+        got = subprocess.run(
+            [*curl, '-r', f'{MIB}-{2 * MIB - 1}', http],
+            check=True,
+            capture_output=True,
+        )
+        assert got.stdout == DATA[MIB : 2 * MIB]
+        conf = service.conf()
+        if secure:
+            conf.set_override(
+                'ca_file', authority.ca_file, 'oslo_transfer_nbd'
+            )
+        oslo_transfer.copy(nbd, here / 'copied', conf=conf)
+        assert (here / 'copied').read_bytes() == DATA
+        attachment.detach()
+        refused = subprocess.run([*curl, http], capture_output=True)
+        assert refused.returncode == 22
