@@ -35,6 +35,9 @@ _GAP = 64 << 10
 # Of an image whose size only the trace tells; each takes a byte while that
 # is merged.
 _MAX_BLOCKS = 1 << 28
+# Seconds that a pause counts at most: a guest may be started long after its
+# image was looked at.
+_PAUSE = 10.0
 # What an iolog may have, less its lines for the file.
 _MOST = iolog.MAX_LINES - 16
 
@@ -264,7 +267,8 @@ class Recorder:
 
     :param size: of the image in bytes
     :param block_bytes: size of a block
-    :param seconds: how long it notes, from the first touch on
+    :param seconds: how long it notes, from the first touch on, with no more
+        than ten for a pause
     """
 
     def __init__(self, size: int, block_bytes: int, seconds: float) -> None:
@@ -275,7 +279,9 @@ class Recorder:
         self._seconds = seconds
         self._seen = bytearray(-(-size // block_bytes))
         self._lock = threading.Lock()
-        self._began: float | None = None
+        # When something was noted last, and when that was by the trace.
+        self._last: float | None = None
+        self._clock = 0.0
         self._touches: list[Touch] = []
         #: Nothing more is noted.
         self.over = not seconds
@@ -292,10 +298,10 @@ class Recorder:
     def _note(self, first: int, end: int) -> None:
         with self._lock:
             now = time.monotonic()
-            if self._began is None:
-                self._began = now
-            since = now - self._began
-            if since > self._seconds or len(self._touches) >= _MOST:
+            if self._last is not None:
+                self._clock += min(now - self._last, _PAUSE)
+            self._last = now
+            if self._clock > self._seconds or len(self._touches) >= _MOST:
                 self.over = True
                 return
             seen = self._seen
@@ -303,7 +309,7 @@ class Recorder:
                 stop = seen.find(1, first, end)
                 stop = min(end if stop < 0 else stop, first + self._most)
                 seen[first:stop] = b'\1' * (stop - first)
-                self._add(int(since * 1e6), first, stop)
+                self._add(int(self._clock * 1e6), first, stop)
                 first = stop
 
     def _add(self, when: int, first: int, stop: int) -> None:

@@ -113,13 +113,13 @@ def restart(service, data=None):
 
 
 def test_what_was_read_is_brought_before_it_is_asked_for(service):
-    touch(service, 3 * BLOCK + 512, BLOCK)
+    touch(service, 30 * BLOCK + 512, BLOCK)
     touch(service, 50 * BLOCK, 4096)
     kept = restart(service)
     found = _trace.Trace.load(str(kept)).ranges()
-    # QEMU looks at the start of whatever it opens.
-    assert [each for each in found if each != (0, BLOCK)] == [
-        (3 * BLOCK, 5 * BLOCK),
+    # The copy, and QEMU, look at the start.
+    assert list(found)[1:] == [
+        (30 * BLOCK, 32 * BLOCK),
         (50 * BLOCK, 51 * BLOCK),
     ]
     end = time.monotonic() + 20

@@ -285,7 +285,7 @@ def test_a_hostile_trace_takes_no_time():
 def test_first_touches_are_noted_once(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(_trace.time, 'monotonic', lambda: now[0])
-    recorder = _trace.Recorder(10 * BLOCK + 5, BLOCK, 60.0)
+    recorder = _trace.Recorder(10 * BLOCK + 5, BLOCK, 30.0)
     for seconds, offset, length in [
         (0.0, 3 * BLOCK + 5, 10),
         (0.1, 3 * BLOCK, BLOCK),
@@ -293,8 +293,13 @@ def test_first_touches_are_noted_once(monkeypatch):
         (0.5, 10 * BLOCK, 5),
         # In order, and at once.
         (1.0, 6 * BLOCK, 10),
-        (1.0005, 7 * BLOCK, 10),
-        (61.0, 0, 1),
+        (1 + 1 / 2048, 7 * BLOCK, 10),
+        # What was paused counts ten seconds.
+        (3601 + 1 / 2048, 9 * BLOCK, 1),
+        (3610.0, BLOCK, 1),
+        (3619.0, 5 * BLOCK, 1),
+        (3650.0, 8 * BLOCK, 1),
+        (3651.0, 0, 1),
     ]:
         now[0] = 100.0 + seconds
         recorder.touch(offset, length)
@@ -305,6 +310,9 @@ def test_first_touches_are_noted_once(monkeypatch):
         (250_000, 4 * BLOCK, BLOCK),
         (500_000, 10 * BLOCK, 5),
         (1_000_000, 6 * BLOCK, 2 * BLOCK),
+        (11_000_488, 9 * BLOCK, BLOCK),
+        (20_000_000, BLOCK, BLOCK),
+        (29_000_000, 5 * BLOCK, BLOCK),
     )
 
 
