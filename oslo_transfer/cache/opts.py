@@ -108,8 +108,9 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         min=0.0,
         max=24 * 3600.0,
         help='Seconds for which it is noted what is read of an image first, '
-        'from its first read on. The next who reads the image, also another '
-        'version of it, has that brought before he asks. 0 means never.',
+        'from its first read on; a pause counts ten at most. The next who '
+        'reads the image, also another version of it, has that brought before '
+        'he asks. 0 means never.',
     ),
     cfg.StrOpt(
         'socket_owner',
