@@ -28,7 +28,12 @@ _AT_ONCE = 16
 # How often a block may go again before anybody has seen it.
 _MOST_VAIN = 3
 # What CACHE waits for.
-_MOST_AHEAD = 32 * PART
+_MOST_CACHED = 32 * PART
+# One who has missed so much in order has as much again brought, at most so
+# much. As soon as he finds what he reads, the reader looks ahead by itself.
+_AFTER, _MOST_AHEAD = 128 * 1024, PART
+# What he may leave out.
+_NEAR = 64 * 1024
 # What is held for one connection of what cannot be kept.
 _MOST_HELD = 4 * PART
 
@@ -40,6 +45,7 @@ class Miss:
     :ivar offset: the first byte that is still to be sent
     :ivar length: how many
     :ivar whole: the reply may not come in parts
+    :ivar ahead: bytes behind it that are worth being brought with it
     :ivar vain: how often it was fetched, and gone again
     :ivar error: why it cannot be had
     :ivar data: the first bytes, if they cannot be kept in the cache
@@ -47,6 +53,7 @@ class Miss:
     """
 
     __slots__ = (
+        'ahead',
         'cookie',
         'data',
         'error',
@@ -66,6 +73,7 @@ class Miss:
         self.offset = offset
         self.length = length
         self.whole = whole
+        self.ahead = 0
         self.vain = 0
         self.error: str | None = None
         self.data: memoryview | None = None
@@ -126,6 +134,9 @@ class Misses:
         self._running = 0
         self._held = 0
         self._spare: list[exported.Reader] = []
+        # What was asked for in order begins and ends there.
+        self._begun = self._end = 0
+        self._ahead = 0
         self._closed = False
         #: Readable when :meth:`taken` has something; -1 before the first.
         self.fd = -1
@@ -136,6 +147,7 @@ class Misses:
         """Have something fetched."""
         if self.fd < 0:
             self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._look_ahead(miss)
         with self._lock:
             self.waiting += 1
             self._queue.append(miss)
@@ -143,6 +155,25 @@ class Misses:
                 return
             self._running += 1
         self._workers.do(self._work)
+
+    def _look_ahead(self, miss: Miss) -> None:
+        """See whether it is in order.
+
+        Many small requests at once would else be as many at the origin.
+        """
+        end = miss.offset + miss.length
+        if not self._begun <= miss.offset <= self._end + _NEAR:
+            self._begun, self._end, self._ahead = miss.offset, end, 0
+            return
+        done = end - self._begun
+        # Before it has got there.
+        if done > _AFTER and end > self._end - self._ahead // 2:
+            self._ahead = min(done, _MOST_AHEAD)
+            self._end = min(
+                max(end, self._end) + self._ahead, self._image.size
+            )
+            miss.ahead = self._end - end
+        self._end = max(end, self._end)
 
     def taken(self) -> list[Miss]:
         """Those whose waiting is over."""
@@ -207,7 +238,7 @@ class Misses:
         length = miss.length
         if miss.kind == wire.Command.CACHE:
             # Nobody waits for it: the rest is on its way.
-            length = min(length, _MOST_AHEAD)
+            length = min(length, _MOST_CACHED)
         elif not miss.whole:
             length = min(length, PART)
         at, end = miss.offset, miss.offset + length
@@ -218,7 +249,8 @@ class Misses:
                 at += count
                 vain = 0 if count else vain + 1
                 if not count and (
-                    vain > _MOST_VAIN or not reader.bring(at, end - at)
+                    vain > _MOST_VAIN
+                    or not reader.bring(at, end - at + miss.ahead)
                 ):
                     if miss.kind == wire.Command.READ:
                         self._hold(miss, length, reader)

@@ -56,7 +56,8 @@ class Outlet:
     ) -> None:
         self._sock = sock
         self._out = sock.fileno()
-        self._reader = reader
+        #: Of what is sent.
+        self.reader = reader
         self._structured = structured
         self._splices = not isinstance(sock, ssl.SSLSocket)
         #: What is gathered, up to :attr:`at`.
@@ -73,7 +74,7 @@ class Outlet:
 
         :raises OSError: the client is gone
         """
-        self._reader.release()
+        self.reader.release()
         self.empty()
 
     def empty(self) -> None:
@@ -204,7 +205,7 @@ class Outlet:
         try:
             while done < count:
                 step = os.sendfile(
-                    self._out, self._reader.fd, offset + done, count - done
+                    self._out, self.reader.fd, offset + done, count - done
                 )
                 if not step:
                     break
@@ -241,7 +242,7 @@ class Outlet:
         self.sent += end
         self.at = 0
         try:
-            done = os.sendfile(self._out, self._reader.fd, offset, length)
+            done = os.sendfile(self._out, self.reader.fd, offset, length)
         except (ConnectionError, TimeoutError):
             raise
         except OSError:
@@ -269,7 +270,7 @@ class Outlet:
             is_claimed = is_claimed and self._reads(part, start + done)
             try:
                 if not is_claimed:
-                    self._reader.read(part, start + done)
+                    self.reader.read(part, start + done)
             except exceptions.TransferError as exc:
                 if not self._structured:
                     raise Broken from exc
@@ -284,7 +285,7 @@ class Outlet:
 
     def _reads(self, part: memoryview, offset: int) -> bool:
         try:
-            return os.preadv(self._reader.fd, [part], offset) == len(part)
+            return os.preadv(self.reader.fd, [part], offset) == len(part)
         except OSError:
             return False
 
@@ -311,7 +312,7 @@ class Outlet:
         while miss.length:
             part = data[: miss.length]
             try:
-                self._reader.read(part, miss.offset)
+                self.reader.read(part, miss.offset)
             except exceptions.TransferError as exc:
                 self.fail(miss.cookie, wire.Error.EIO, str(exc), miss.offset)
                 return

@@ -87,7 +87,10 @@ class Session:
         self._structured = agreement.structured
         self._context = agreement.context
         self._size = agreement.image.size
+        # It sees each request once, and so whether they are in order.
         self._reader = agreement.image.reader()
+        # Of what was fetched.
+        self._second = agreement.image.reader()
         self._outlet = nbd_outlet.Outlet(
             sock, self._reader, agreement.structured
         )
@@ -127,6 +130,7 @@ class Session:
         """Let go of everything but the socket."""
         self._misses.close()
         self._reader.close()
+        self._second.close()
 
     def add_to(self, counts: Counts) -> None:
         """Sum up what was done."""
@@ -231,9 +235,11 @@ class Session:
         if not takes and state & _GONE:
             raise ConnectionResetError
         if misses.fd in found:
+            self._outlet.reader = self._second
             for miss in misses.taken():
                 self._arrived(miss)
             self._outlet.flush()
+            self._outlet.reader = self._reader
         return bool(takes and state)
 
     def _pass_over(self, used: int, have: int) -> int:
@@ -338,7 +344,7 @@ class Session:
             if miss.unkept or miss.vain > _MOST_VAIN:
                 self._outlet.read_through(miss)
                 return
-            count = self._reader.claim(miss.offset, limit)
+            count = self._outlet.reader.claim(miss.offset, limit)
             if count < limit:
                 count -= (miss.offset + count) % _PAGE
                 if miss.whole or count < nbd_misses.PART:
@@ -347,7 +353,7 @@ class Session:
             self._outlet.claimed(miss, count)
 
     def _miss(self, miss: nbd_misses.Miss) -> None:
-        self._reader.release()
+        self._outlet.reader.release()
         self._missed += 1
         miss.vain += 1
         self._misses.add(miss)

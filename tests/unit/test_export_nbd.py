@@ -156,6 +156,41 @@ def test_misses_are_fetched_at_once(image, connect):
         assert answer.data == DATA[start : start + 512]
 
 
+@pytest.fixture
+def runs(monkeypatch):
+    """What readers are asked to bring."""
+    found = []
+    bring = scripted_image.ScriptedReader.bring
+
+    def note(self, offset, length):
+        found.append((offset, length))
+        return bring(self, offset, length)
+
+    monkeypatch.setattr(scripted_image.ScriptedReader, 'bring', note)
+    return found
+
+
+def test_who_misses_in_order_has_more_brought(image, connect, runs):
+    """Far away, many small requests would take as many round trips."""
+    client = connect()
+    for block in range(40):
+        assert client.read(block * BLOCK, 512) == DATA[block * BLOCK :][:512]
+    ends = [offset + length for offset, length in runs]
+    # Not for one or two, then ever more, and never behind the end.
+    assert [length for _offset, length in runs[:2]] == [512] * 2
+    assert runs[2][1] > 2 * BLOCK
+    assert max(ends) == SIZE
+    assert sum(length > 512 for _offset, length in runs) < 12
+
+
+def test_who_misses_anywhere_gets_what_he_asked_for(image, connect, runs):
+    client = connect()
+    asked = [(block * BLOCK, 512) for block in (0, 1, 39, 3, 28, 29, 9, 34)]
+    for run in asked:
+        client.read(*run)
+    assert runs == asked
+
+
 def test_no_more_is_taken_than_can_wait(image, connect, server):
     """Who asks for ever more has to wait; each is answered once."""
     come = threading.Event()
@@ -442,7 +477,7 @@ def test_client_vanishes_while_it_waits(image, connect, server):
     client = connect()
     for block in range(30):
         client.ask(block * BLOCK, 512)
-    eventually(lambda: len(image.readers) == 17)
+    eventually(lambda: len(image.readers) == 2 + 16)
     client.close()
     eventually(lambda: server.connections == 0)
     come.set()
@@ -455,7 +490,7 @@ def test_stop_while_clients_wait(image, connect, server):
     image.on_bring = lambda block: come.wait(5)
     client = connect()
     client.ask(0, 512)
-    eventually(lambda: len(image.readers) == 2)
+    eventually(lambda: len(image.readers) == 2 + 1)
     started = time.monotonic()
     server.stop()
     assert time.monotonic() - started < 1.0
