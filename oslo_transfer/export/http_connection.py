@@ -163,8 +163,12 @@ class Connection:
 
     def _drop_reader(self) -> None:
         reader, self._reader, self.image = self._reader, None, None
-        if reader is not None:
+        if reader is None:
+            return
+        try:
             reader.close()
+        except Exception:
+            LOG.exception('closing a reader')
 
     def _start(self, answer: http_answer.Answer) -> None:
         self._keep = answer.keep

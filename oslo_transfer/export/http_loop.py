@@ -249,15 +249,14 @@ class Loop:
                 continue
             try:
                 self._take(sock)
-            except (OSError, ValueError) as exc:
+            except OSError as exc:
                 LOG.debug('a client has gone: %s', exc)
+                sock.close()
 
     def _take(self, sock: socket.socket) -> None:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self._connections) >= self._most:
-            self._end_idle()
-        if len(self._connections) >= self._most:
+        if len(self._connections) >= self._most and not self._end_idle():
             sock.close()
             LOG.warning('more than %d clients at once', self._most)
             return
@@ -269,7 +268,11 @@ class Loop:
         connection = http_connection.Connection(channel, self)
         self._connections[channel.fd] = connection
         self.counts.accepted += 1
-        self._epoll.register(channel.fd, _ALL)
+        try:
+            self._epoll.register(channel.fd, _ALL)
+        except OSError:
+            connection.close()
+            raise
 
     def _make_room(self, exc: OSError) -> None:
         """Descriptors or memory are used up; some will come back."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import random
 import re
@@ -365,8 +366,9 @@ class Load:
         self.address = host, int(port)
         self.selector = selectors.DefaultSelector()
         self.random = random.Random(1)
-        #: Answers to the fast ones; bytes that the slow ones have read.
-        self.answers = self.trickled = 0
+        #: Answers to each of the fast ones; what the slow ones have read.
+        self.answers = collections.Counter()
+        self.trickled = 0
         self.slow = []
 
     def __enter__(self):
@@ -415,7 +417,7 @@ class Load:
         if head > 3 and len(received) - head >= BLOCK:
             assert received.startswith(b'HTTP/1.1 206 ')
             assert received[head:] == DATA[start : start + BLOCK]
-            self.answers += 1
+            self.answers[sock.fileno()] += 1
             self.ask(sock)
 
 
@@ -432,14 +434,18 @@ def read_fast_and_slow(exported, fast, slow, seconds):
         for _ in range(fast):
             load.add_fast()
         load.run(seconds / 4)
-        alone, load.answers = load.answers, 0
+        alone = load.answers.total()
+        load.answers.clear()
         before = exported.memory()
         for _ in range(slow):
             load.add_slow()
         load.run(seconds)
         # Buffers of the slow would be megabytes each.
         assert exported.memory() - before < (2 << 20) + slow * 16384
-        assert load.answers > alone
+        assert load.answers.total() > alone
+        # Each had its turn.
+        assert min(load.answers.values()) > max(load.answers.values()) / 2
+        assert len(load.answers) == fast
         assert load.trickled >= slow * 100 * seconds
 
 
