@@ -33,6 +33,7 @@ _THEMES = (
     'iscsi',
     'nbd',
     'cache',
+    'export_nbd',
     'export_http',
     'boot',
     'promote',
