@@ -258,12 +258,9 @@ class CacheRole(role.Role):
     def _trace(self, name: str, _: Mapping[str, typing.Any]) -> role.Reply:
         with self._lock:
             served = self._served.get(name)
-        shared = served.shared if served is not None else None
-        if shared is None:
-            raise exceptions.NotFound(
-                f'nothing that is being cached has the name {name}'
-            )
-        noted = shared.recorder.trace().dump('image')
+        if served is None:
+            raise exceptions.NotFound(f'there is no attachment {name}')
+        noted = self._images.trace(served.record).dump('image')
         return http.HTTPStatus.OK, {'iolog': noted.decode('ascii')}
 
     def _scrub(self, _: str, _body: Mapping[str, typing.Any]) -> role.Reply:

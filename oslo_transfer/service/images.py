@@ -94,19 +94,21 @@ class Shared:
 
     def save_trace(self) -> None:
         """Keep what was noted for the next reader; never raises."""
-        noted = self.recorder.trace()
-        if noted == self._saved:
-            return
-        new, old = _bytes(noted), _bytes(self._saved)
-        # A mere look at an image is not to replace what a boot has read, nor
-        # what a guest reads later on, when the service was started again.
-        if 2 * new < old or (self._was_here and old and new < 2 * old):
-            return
-        try:
-            noted.save(self._path, 'image')
-            self._saved = noted
-        except exceptions.TransferError as exc:
-            LOG.warning('the trace of an image is not kept: %s', exc)
+        with self._lock:
+            noted = self.recorder.trace()
+            if noted == self._saved:
+                return
+            new, old = _bytes(noted), _bytes(self._saved)
+            # A mere look at an image is not to replace what a boot has read,
+            # nor what a guest reads later on, when the service was started
+            # again.
+            if 2 * new < old or (self._was_here and old and new < 2 * old):
+                return
+            try:
+                noted.save(self._path, 'image')
+                self._saved = noted
+            except exceptions.TransferError as exc:
+                LOG.warning('the trace of an image is not kept: %s', exc)
 
 
 class Images:
@@ -167,7 +169,6 @@ class Images:
         :raises TransferError: the store cannot be used
         """
         end = self._end(record)
-        name = _version.key(end.identity, b'')
         key = _version.key(end.identity, record.identity)
         with self._lock:
             shared = self._open.get(key)
@@ -176,9 +177,7 @@ class Images:
             else:
                 first = [source] if source is not None else []
                 source = None
-                shared = self._open[key] = self._make(
-                    key, name, end, record, first
-                )
+                shared = self._open[key] = self._make(key, end, record, first)
         if source is not None:
             source.close()
         return shared
@@ -186,7 +185,6 @@ class Images:
     def _make(
         self,
         key: str,
-        name: str,
         end: ends.LocationEnd,
         record: cached.Record,
         first: list[base.Source],
@@ -195,7 +193,7 @@ class Images:
             return first.pop() if first else opening.alone(end, ctx)
 
         group = self._call.conf[opts.GROUP]
-        path = os.path.join(self._traces, f'{name}.iolog')
+        path = self._trace_path(end)
         blocks = self._store.open(key, record.size, record.identity)
         try:
             recorder = _trace.Recorder(
@@ -220,6 +218,31 @@ class Images:
                 group.prefetch_bytes_per_second or None,
             )
         return shared
+
+    def _trace_path(self, end: ends.LocationEnd) -> str:
+        # Also for another version of it.
+        name = _version.key(end.identity, b'')
+        return os.path.join(self._traces, f'{name}.iolog')
+
+    def trace(self, record: cached.Record) -> _trace.Trace:
+        """What the next who reads an image will have brought.
+
+        :raises NotFound: nothing was noted yet
+        :raises TransferError: it cannot be read
+        """
+        end = self._end(record)
+        with self._lock:
+            shared = self._open.get(
+                _version.key(end.identity, record.identity)
+            )
+        if shared is not None:
+            shared.save_trace()
+        try:
+            return _trace.Trace.load(self._trace_path(end))
+        except exceptions.NotFound:
+            raise exceptions.NotFound(
+                f'nobody has noted yet what is read of {record.where}'
+            ) from None
 
     def release(self, shared: Shared) -> None:
         """One uses it no more; the last one closes it."""

@@ -12,6 +12,7 @@ import pytest
 import oslo_transfer
 from oslo_transfer.cache import iolog
 from oslo_transfer.cache import trace as _trace
+from oslo_transfer import exceptions
 from tests import groups
 from tests.servers import cache_service
 from tests.servers import dd_lab
@@ -126,6 +127,21 @@ def test_what_was_read_is_brought_before_it_is_asked_for(service):
     while fetched(service) != found.total:
         assert time.monotonic() < end
         time.sleep(0.02)
+    # It can still be had, whatever was read since.
+    touch(service, 80 * BLOCK, 4096)
+    name = service.export(service.path / 'disk')['id']
+    assert service.client.trace(name) == kept.read_bytes()
+    assert _trace.Trace.load(str(kept)).ranges() == found
+
+
+def test_nobody_has_read_yet(service):
+    service.stop()
+    (kept,) = (service.state / 'traces').iterdir()
+    kept.unlink()
+    service.start()
+    name = service.export(service.path / 'disk')['id']
+    with pytest.raises(exceptions.NotFound, match='nobody has noted'):
+        service.client.trace(name)
 
 
 LINE = b'1 /image read %d %d\n'
