@@ -620,3 +620,15 @@ def test_tcp(image):
             assert client.read(0, SIZE) == DATA
         with pytest.raises(exceptions.Unavailable, match=str(port)):
             nbd.NbdServer({}, nbd.Address(port=port)).start()
+
+
+def test_idle_clients_cost_no_time(image, connect):
+    """Quick ones are awaited awake, but only for a moment."""
+    have_all(image)
+    client = connect()
+    for number in range(300):
+        assert client.read(number * 512, 512) == DATA[number * 512 :][:512]
+    before = time.process_time()
+    threading.Event().wait(0.3)
+    assert time.process_time() - before < 0.1
+    assert client.read(0, 5) == DATA[:5]
