@@ -146,6 +146,15 @@ class BlockMap:
         self.drop(index)
         return None
 
+    def find(self, checksum: int, first: int, end: int) -> int:
+        """The first of some blocks that has a checksum; -1 if none has."""
+        wanted = checksum.to_bytes(4, 'little')
+        step = _ENTRY.size
+        at = self._entries.find(wanted, first * step, end * step)
+        while at % step and at >= 0:
+            at = self._entries.find(wanted, at + 1, end * step)
+        return at // step
+
     def _is_set(self, index: int) -> bool:
         at = index * _ENTRY.size
         return any(self._entries[at : at + _ENTRY.size])

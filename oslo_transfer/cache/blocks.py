@@ -22,6 +22,7 @@ import zlib
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
 from oslo_transfer.cache import datafile
+from oslo_transfer.cache import extents
 from oslo_transfer.cache import places
 from oslo_transfer.cache import table
 from oslo_transfer.drivers import localfs
@@ -106,6 +107,9 @@ class Blocks:
         except BaseException:
             self._map.close()
             raise
+        self._extents = extents.Extents(
+            header, self._file, self._table, self.compare
+        )
         try:
             self._file.resize(size, self._map.found)
             if directory is not None:
@@ -163,8 +167,13 @@ class Blocks:
         parts = [data[at : at + size] for at in range(0, len(data), size)]
         blocks = range(first, first + len(parts))
         assert first * size + len(data) == min(blocks.stop * size, self.size)
-        checksums = [zlib.crc32(part) for part in parts]
-        kinds = bytes(_kind(part) for part in parts)
+        kinds = bytes(table.kind_of(part) for part in parts)
+        checksums = [
+            datafile.checksum_of_zeros(len(part))
+            if kind == table.ZERO
+            else zlib.crc32(part)
+            for part, kind in zip(parts, kinds)
+        ]
         losses = self._table.losses
         # Evicting must not punch what is just being written.
         try:
@@ -222,13 +231,11 @@ class Blocks:
         blocks = range(offset // size, -(-(offset + length) // size))
         with self._table.pinned(blocks):
             index = blocks.start
-            while index < blocks.stop and self._is_right(index):
+            while index < blocks.stop and (
+                self._table.checked[index] or self.compare(index)
+            ):
                 index += 1
             yield max(0, min(index * size, offset + length) - offset)
-
-    def _is_right(self, index: int) -> bool:
-        """Whether a block is there, and is what was put."""
-        return bool(self._table.checked[index]) or self.compare(index)
 
     def compare(self, index: int) -> bool:
         """Compare a block with its checksum, whether it was before or not.
@@ -244,7 +251,9 @@ class Blocks:
         # One that cannot be read is brought again, too.
         count = self._file.read(block, index * self.block_bytes)
         right = count == len(block) and zlib.crc32(block) == checksum
-        return self._table.judge(index, checksum, right and _kind(block))
+        return self._table.judge(
+            index, checksum, right and table.kind_of(block)
+        )
 
     def _length(self, index: int) -> int:
         return min(self.block_bytes, self.size - index * self.block_bytes)
@@ -279,25 +288,7 @@ class Blocks:
         What is not here is told as data. Blocks for a read of the disk
         where a block of zeros was not compared yet.
         """
-        size = self.block_bytes
-        start = at = offset
-        was = False
-        while at < offset + length:
-            zero = self._is_of_zeros(at // size)
-            if zero != was and at > start:
-                yield at - start, was
-                start = at
-            was = zero
-            at = min(offset + length, (at // size + 1) * size)
-        if at > start:
-            yield at - start, was
-
-    def _is_of_zeros(self, index: int) -> bool:
-        if not self._table.checked[index]:
-            zeros = datafile.checksum_of_zeros(self._length(index))
-            if self._table.checksum(index) == zeros:
-                self.compare(index)
-        return self._table.checked[index] == table.ZERO
+        return self._extents.of(offset, length)
 
     # Letting go
 
@@ -401,7 +392,3 @@ class Blocks:
                 self._map.close()
         else:
             LOG.warning('%s is still in use, and left open', self.path)
-
-
-def _kind(block: memoryview) -> int:
-    return table.ZERO if datafile.is_zero(block) else table.RIGHT

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import itertools
+import re
 import threading
 import time
 import weakref
@@ -15,12 +16,19 @@ import weakref
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
 from oslo_transfer.cache import clock
+from oslo_transfer.cache import datafile
 
 #: What is known of a block that was compared with its checksum: it is right,
 #: it is right and of zeros.
 RIGHT, ZERO = 1, 2
+_ZEROS_OR_NOT = re.compile(rb'\x02+|[^\x02]+', re.DOTALL)
 # Blocks whose space is taken while nobody else can do anything.
 _AT_ONCE = 256
+
+
+def kind_of(block: memoryview) -> int:
+    """What is known of a block that is right."""
+    return ZERO if datafile.is_zero(block) else RIGHT
 
 
 class Table:
@@ -111,11 +119,28 @@ class Table:
         with self._lock:
             # It may have been put again, or evicted, meanwhile.
             if self._known(index) == checksum:
-                self.checked[index] = kind
+                # Who has put it meanwhile knows better.
+                self.checked[index] = kind and (self.checked[index] or kind)
                 if not kind:
                     self.damaged += 1
                     self._forget(index)
             return bool(self.checked[index])
+
+    # What is of zeros
+
+    def unchecked(self, checksum: int, blocks: range) -> Iterator[int]:
+        """Those of some blocks that have a checksum, and were not compared."""
+        index = self._map.find(checksum, blocks.start, blocks.stop)
+        while index >= 0:
+            if not self.checked[index]:
+                yield index
+            index = self._map.find(checksum, index + 1, blocks.stop)
+
+    def runs(self, blocks: range) -> Iterator[tuple[int, bool]]:
+        """Which blocks are of zeros: the block behind a run, and whether."""
+        kinds = bytes(self.checked[blocks.start : blocks.stop])
+        for run in _ZEROS_OR_NOT.finditer(kinds):
+            yield blocks.start + run.end(), kinds[run.start()] == ZERO
 
     # Staying
 
