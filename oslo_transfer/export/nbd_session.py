@@ -21,13 +21,12 @@ import os
 import select
 import socket
 import ssl
-import threading
-import time
 
 from oslo_transfer import exceptions
 from oslo_transfer.export import nbd_misses
 from oslo_transfer.export import nbd_options
 from oslo_transfer.export import nbd_outlet
+from oslo_transfer.export import nbd_receiver
 from oslo_transfer import nbd_wire as wire
 
 Command = wire.Command
@@ -49,12 +48,6 @@ _PAGE = 4096
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 _HEAD = wire.REQUEST.size
-
-# Seconds that a quick client is awaited awake, and what is quick; how often
-# it has to be quick again where that was in vain.
-_AWAKE, _QUICK, _VAIN = 50e-6, 200e-6, 32
-_VIGIL = threading.Lock()
-_NOW = int(socket.MSG_DONTWAIT)
 
 
 class Garbage(Exception):
@@ -104,15 +97,11 @@ class Session:
         )
         self._misses = nbd_misses.Misses(agreement.image, workers, budget)
         self._in = memoryview(bytearray(_HEAD * _REQUESTS))
+        self._receiver = nbd_receiver.Receiver(sock)
         self._poll = select.poll()
         self._watched = False
         # Bytes of a WRITE that are to be thrown away.
         self._skip = 0
-        # Above 0: the client is quick; below: how quick it has to be first.
-        self._vigils = 0
-        self._may_wake = not isinstance(sock, ssl.SSLSocket) and (
-            len(os.sched_getaffinity(0)) > 1
-        )
         self._requests = self._missed = 0
 
     def run(self) -> None:
@@ -126,7 +115,7 @@ class Session:
             if have < _HEAD:
                 if self._misses.waiting and not self._wait():
                     continue
-                count = self._receive(self._in[have:])
+                count = self._receiver.receive(self._in[have:])
                 if not count:
                     return
                 have += count
@@ -138,32 +127,6 @@ class Session:
             have -= used
             if have:
                 self._in[:have] = self._in[used : used + have]
-
-    def _receive(self, view: memoryview) -> int:
-        """Read what comes.
-
-        Where the client was quick before it is awaited awake for a moment:
-        to sleep and to be woken up takes longer than to answer a read. One
-        thread of the process does so at a time, and none where that was in
-        vain.
-        """
-        sock = self._sock
-        if self._vigils > 0 and _VIGIL.acquire(blocking=False):
-            try:
-                end = time.perf_counter() + _AWAKE
-                while time.perf_counter() < end:
-                    try:
-                        return sock.recv_into(view, 0, _NOW)
-                    except BlockingIOError:
-                        pass
-            finally:
-                _VIGIL.release()
-            self._vigils = -_VAIN
-        started = time.perf_counter()
-        count = sock.recv_into(view)
-        if self._may_wake and time.perf_counter() - started < _QUICK:
-            self._vigils += 1
-        return count
 
     def close(self) -> None:
         """Let go of everything but the socket."""

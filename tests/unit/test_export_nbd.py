@@ -14,6 +14,7 @@ from oslo_transfer import exceptions
 from oslo_transfer.export import nbd
 from oslo_transfer.export import nbd_misses
 from oslo_transfer import nbd_wire as wire
+from oslo_transfer import tls
 from tests.servers import nbd_client
 from tests.servers import resource
 from tests.servers import scripted_image
@@ -608,6 +609,26 @@ def test_threads_run_out(image, server, path, monkeypatch):
             assert client.at_end()
     with nbd_client.Client(path) as client:
         assert client.go() == SIZE
+
+
+@BOTH
+def test_misses_with_tls(structured, image, certs):
+    """What TLS has decrypted already is not waited for."""
+    context = tls.server_context('group', *certs.pair())
+    with nbd.NbdServer({'': image}, nbd.Address(), tls=context) as server:
+        assert server.uri.startswith('nbds://127.0.0.1:')
+        port = int(server.uri[len('nbds://127.0.0.1:') : -1])
+        with nbd_client.Client(('127.0.0.1', port)) as client:
+            client.go('', structured, certs.client_context())
+            for _turn in range(2):
+                runs = [(turn * BLOCK, 3000) for turn in range(40)]
+                runs += [(5, SIZE - 5), (0, BLOCK)]
+                cookies = {}
+                for run in runs:
+                    cookies[client.ask(*run)] = run
+                for cookie, answer in client.answers(len(runs)).items():
+                    offset, length = cookies[cookie]
+                    assert answer.data == DATA[offset : offset + length]
 
 
 def test_tcp(image):
