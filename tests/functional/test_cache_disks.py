@@ -175,3 +175,16 @@ def test_bits_that_flip(tmp_path, seed):
     assert fetched(image_of(store, 'one')) == 0
     assert store.scrub(threading.Event()) == 0
     store.close()
+
+
+def test_data_file_is_cut_short_while_it_is_read(tmp_path):
+    """What is gone is fetched again once, and is there from then on."""
+    store = opened(tmp_path)
+    blocks = image_of(store, 'one')
+    fetched(blocks)
+    os.truncate(tmp_path / 'one' / 'data', len(DATA) // 2)
+    assert fetched(blocks) > 0
+    while fetched(blocks):
+        pass
+    assert (tmp_path / 'one' / 'data').read_bytes() == DATA
+    store.close()
