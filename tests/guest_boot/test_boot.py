@@ -70,6 +70,13 @@ class Host(cache_service.CacheService):
     def boot(self, disk):
         return machine.Machine(disk, f'format=qcow2,file={self.overlay}')
 
+    def wait_for(self, state):
+        """Wait until the image is as far as that."""
+        end = time.monotonic() + READ_SECONDS
+        while (found := self.export(self.overlay))['state'] != state:
+            assert time.monotonic() < end, found
+            time.sleep(0.1)
+
     @property
     def statistics(self):
         return self.export(self.overlay)['statistics']
@@ -125,10 +132,10 @@ def test_a_guest_boots_from_far_away(disk, line, host, tmp_path):
     with host.boot(disk) as guest:
         guest.wait(BOOT_SECONDS)
         assert host.statistics['waits'] < cold['waits'] / 3
-        host.wait(host.overlay, 'promoted')
+        host.wait_for('promoted')
         line.cut()
         read_on_without_the_origin(guest, disk)
-    host.wait(host.overlay, 'released')
+    host.wait_for('released')
     result.attachment.detach()
     assert digest(f'{host.overlay}.base') == digest(disk.path)
 
