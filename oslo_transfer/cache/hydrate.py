@@ -16,6 +16,7 @@ import threading
 
 from oslo_transfer import buffers
 from oslo_transfer.cache import blocks as _blocks
+from oslo_transfer.cache import demand as _demand
 from oslo_transfer.cache import fetcher as _fetcher
 from oslo_transfer import context as _context
 from oslo_transfer import digest as _digest
@@ -30,7 +31,7 @@ HYDRATING, COMPLETE = 'hydrating', 'complete'
 VERIFIED, DAMAGED = 'verified', 'damaged'
 
 # The most that is handed over in advance, in bytes.
-_AHEAD = 2 * _fetcher.RUN_BYTES
+_AHEAD = 2 * _demand.RUN_BYTES
 _AHEAD_FORESEEN = 16 << 20
 # Seconds of a limit's bytes that make a run.
 _TURN = 0.5
@@ -101,7 +102,7 @@ class Background:
                 rate = self.limiter.rate
                 step = max(1, int((rate or 0) * _TURN) // size)
                 stop = min(end, first + step) if rate else end
-                stop = min(stop, first + _fetcher.RUN_BYTES // size + 1)
+                stop = min(stop, first + _demand.RUN_BYTES // size + 1)
                 missing = sum(
                     not self._blocks.has(index) for index in range(first, stop)
                 )
@@ -118,7 +119,7 @@ class Prefetch(Background):
     :param ranges: offsets and lengths in bytes, inside of the image
     """
 
-    _level = _fetcher.SOON
+    _level = _demand.SOON
     _most = _AHEAD_FORESEEN
 
     def __init__(
@@ -150,7 +151,7 @@ class Hydration(Background):
         its thread
     """
 
-    _level = _fetcher.SOMEDAY
+    _level = _demand.SOMEDAY
     _most = _AHEAD
 
     def __init__(

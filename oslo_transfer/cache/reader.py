@@ -10,6 +10,7 @@ import time
 import typing
 
 from oslo_transfer.cache import blocks as _blocks
+from oslo_transfer.cache import demand as _demand
 from oslo_transfer.cache import fetcher as _fetcher
 from oslo_transfer import context as _context
 
@@ -29,7 +30,7 @@ _DEMAND = 8 << 20
 # requests overtake one another.
 _NEAR = 64 * 1024
 _BEHIND = 1 << 20
-_NOWHERE = -1 << 62
+_NOWHERE = -(1 << 62), 1 << 62
 
 Touch = Callable[[int, int], None]
 
@@ -63,8 +64,8 @@ class Reader:
         self._kept: tuple[int, bytes] | None = None
         # Where reading in order began, where it goes on, how far was looked
         # ahead, and from where on to look again.
-        self._begun = self._ahead = self._mark = 0
-        self._next = _NOWHERE
+        self._begun = self._ahead = 0
+        self._next, self._mark = _NOWHERE
         self._far = False
         self._last = -1
         #: Of the data file.
@@ -125,7 +126,7 @@ class Reader:
 
         :raises TransferError: it cannot be had
         """
-        asked: dict[int, _fetcher.Flight | None] = {}
+        asked: dict[int, _demand.Flight | None] = {}
         while view:
             count = self.claim(offset, len(view))
             if count:
@@ -145,13 +146,14 @@ class Reader:
                 view = view[count:]
                 offset += count
         except OSError:
+            self._blocks.doubt(offset, len(view))
             self._fetcher.read_past(view, offset)
 
     def _get(
         self,
         view: memoryview,
         offset: int,
-        asked: dict[int, _fetcher.Flight | None],
+        asked: dict[int, _demand.Flight | None],
     ) -> int:
         """Have what is missing brought; returns how much was taken.
 
@@ -182,7 +184,7 @@ class Reader:
             return 0
         return self._take(flight.data, view, offset)
 
-    def _wait(self, flight: _fetcher.Flight, end: int) -> None:
+    def _wait(self, flight: _demand.Flight, end: int) -> None:
         """Wait for a block of what is asked for up to an offset."""
         if end > self._mark:
             self._look_ahead(end)
@@ -225,7 +227,7 @@ class Reader:
         first = -(-max(end, self._ahead) // size)
         behind = -(-stop // size)
         if first < behind and self._fetcher.later(
-            first, behind, _fetcher.SOON, self
+            first, behind, _demand.SOON, self
         ):
             self._ahead = behind * size
         self._mark = end + max(size, (self._ahead - end) // 2)

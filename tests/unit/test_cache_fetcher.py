@@ -12,7 +12,7 @@ import time
 import pytest
 
 from oslo_transfer.cache import blocks as _blocks
-from oslo_transfer.cache import fetcher as _fetcher
+from oslo_transfer.cache import demand as _demand
 from oslo_transfer.cache import image as _image
 from oslo_transfer import exceptions
 from tests.unit import fakes
@@ -138,7 +138,7 @@ def test_who_waits_goes_before_what_comes_later(setting):
         slow.wait(0.002)
 
     setting.source.before_read = note
-    setting.fetcher.later(0, 200, _fetcher.SOMEDAY)
+    setting.fetcher.later(0, 200, _demand.SOMEDAY)
     reader = setting.reader()
     assert read(reader, 290 * BLOCK, 10) == DATA[290 * BLOCK :][:10]
     assert len([index for index in seen if index < 200]) < 100
@@ -219,10 +219,10 @@ def test_one_stream_leaves_prefetch_for_who_waits_and_goes_on(narrow):
         time.sleep(0.001)
 
     narrow.source.before_read = slow
-    narrow.fetcher.later(0, 280, _fetcher.SOMEDAY)
+    narrow.fetcher.later(0, 280, _demand.SOMEDAY)
     assert begun.wait(10)
     assert read(narrow.reader(), 290 * BLOCK, 10) == DATA[290 * BLOCK :][:10]
-    narrow.fetcher.wait_until_owed(_fetcher.SOMEDAY, 0, narrow.ctx)
+    narrow.fetcher.wait_until_owed(_demand.SOMEDAY, 0, narrow.ctx)
     assert all(narrow.blocks.has(index) for index in range(280))
     assert set(narrow.fetched().values()) <= {1, 2}
 
@@ -231,13 +231,13 @@ def test_what_was_foreseen_is_brought_with_what_is_asked_for(narrow):
     """A reader who catches up with the queue gets a run, and no block."""
     hold = threading.Event()
     narrow.source.before_read = lambda *_rest: hold.wait(10)
-    narrow.fetcher.later(200, 201, _fetcher.SOON)
+    narrow.fetcher.later(200, 201, _demand.SOON)
     while not narrow.source.streams:
         time.sleep(0.001)
-    narrow.fetcher.later(0, 100, _fetcher.SOON)
+    narrow.fetcher.later(0, 100, _demand.SOON)
     threading.Timer(0.05, hold.set).start()
     assert read(narrow.reader(), 10 * BLOCK, 10) == DATA[10 * BLOCK :][:10]
-    narrow.fetcher.wait_until_owed(_fetcher.SOON, 0, narrow.ctx)
+    narrow.fetcher.wait_until_owed(_demand.SOON, 0, narrow.ctx)
     assert [
         (offset // BLOCK, length // BLOCK)
         for offset, length in narrow.source.streams
@@ -250,14 +250,14 @@ def test_reader_who_leaves_takes_along_what_he_has_foreseen(narrow):
     reader = narrow.reader()
     for offset in range(0, 40 * BLOCK, BLOCK):
         read(reader, offset, BLOCK)
-    narrow.fetcher.wait_until_owed(_fetcher.SOON, 0, narrow.ctx)
+    narrow.fetcher.wait_until_owed(_demand.SOON, 0, narrow.ctx)
     narrow.source.before_read = lambda *_rest: hold.wait(10)
-    narrow.fetcher.later(299, 300, _fetcher.SOON)
+    narrow.fetcher.later(299, 300, _demand.SOON)
     count = len(narrow.source.streams)
-    narrow.fetcher.later(100, 200, _fetcher.SOON, reader)
+    narrow.fetcher.later(100, 200, _demand.SOON, reader)
     reader.close()
     hold.set()
-    narrow.fetcher.wait_until_owed(_fetcher.SOON, 0, narrow.ctx)
+    narrow.fetcher.wait_until_owed(_demand.SOON, 0, narrow.ctx)
     assert len(narrow.source.streams) <= count + 1
     assert not narrow.blocks.has(150)
 
@@ -277,11 +277,11 @@ def test_random_reads_bring_nothing_ahead(setting):
 
 def test_queue_has_a_limit(setting, monkeypatch):
     """What does not fit is not taken; who reads asks again."""
-    monkeypatch.setattr(_fetcher, '_QUEUE_BYTES', 20 * BLOCK)
+    monkeypatch.setattr(_demand, '_QUEUE_BYTES', 20 * BLOCK)
     hold = threading.Event()
     setting.source.before_read = lambda *_rest: hold.wait(10)
     taken = [
-        setting.fetcher.later(first, first + 10, _fetcher.SOON)
+        setting.fetcher.later(first, first + 10, _demand.SOON)
         for first in range(0, 200, 10)
     ]
     hold.set()

@@ -300,7 +300,7 @@ def test_goes_on_when_the_origin_is_back(setting, monkeypatch):
 
 def test_goes_on_when_there_is_room_again(setting, monkeypatch):
     monkeypatch.setattr(_hydrate, '_SHORTEST', 0.05)
-    monkeypatch.setattr('oslo_transfer.cache.fetcher._FULL', 0.05)
+    monkeypatch.setattr('oslo_transfer.cache.demand.FULL_SECONDS', 0.05)
     full = threading.Event()
     full.set()
     put = setting.blocks.put
@@ -343,7 +343,9 @@ def test_who_waits_goes_before_all_that(setting, monkeypatch, index):
 
     Not even for a block of a run that is being read.
     """
-    monkeypatch.setattr('oslo_transfer.cache.fetcher._AT_ONCE', 8 * BLOCK)
+    monkeypatch.setattr(
+        'oslo_transfer.cache.fetcher._AT_ONCE', (4 * BLOCK, 8 * BLOCK)
+    )
     setting.image = setting.of(None)
     order = []
 

@@ -206,8 +206,10 @@ class Client:
         spare = self._spares.take(key) if self._spares is not None else None
         if spare is not None:
             spare.renew()
-            # The server may just have ended it.
-            with contextlib.suppress(exceptions.Unavailable):
+            # The server may just have ended it, or have said so.
+            with contextlib.suppress(
+                exceptions.Unavailable, exceptions.ProtocolError
+            ):
                 return self._ask(
                     *(spare, method, endpoint, prepared.path_url),
                     *(prepared, expect_continue, key),
