@@ -27,6 +27,7 @@ from tests.servers import child
 from tests.servers import dd_lab
 from tests.servers import nginx
 from tests.servers import qemu_io
+from tests.servers import qmp
 from tests.servers import resource
 
 MIB = 1 << 20
@@ -202,6 +203,27 @@ def test_a_guest_keeps_its_overlay(here, origin):
         attachment.detach()
     assert qcow2.backing(str(disk)) == (str(here / 'disk.base'), 'raw')
     assert read(disk) == DATA[:MIB] + b'\x5a' * 4096 + DATA[MIB + 4096 :]
+
+
+def test_a_running_guest_lets_go(here, origin):
+    """As the user guide has it: by QMP, and QEMU does not need the service."""
+    disk, base = here / 'disk', here / 'disk.base'
+    with host(here) as service:
+        service.copy(origin.url('/image'))
+        with qmp.Qemu(disk) as guest:
+            service.wait(disk, 'promoted')
+            guest.ask(
+                'blockdev-add',
+                **{'node-name': 'base0', 'driver': 'raw', 'read-only': True},
+                file={'driver': 'file', 'filename': str(base)},
+            )
+            reopened = {'node-name': 'disk0', 'driver': 'qcow2'}
+            reopened.update(file='file0', backing='base0')
+            guest.ask('blockdev-reopen', options=[reopened])
+            # Only the overlay itself is in use now.
+            until(lambda: str(disk) in service.export(disk)['problem'])
+        service.wait(disk, 'released')
+    assert qcow2.backing(str(disk)) == (str(base), 'raw')
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
