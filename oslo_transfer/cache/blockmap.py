@@ -155,18 +155,19 @@ class BlockMap:
             at = self._entries.find(wanted, at + 1, end * step)
         return at // step
 
-    def _is_set(self, index: int) -> bool:
+    def has(self, index: int) -> bool:
+        """Whether there is an entry, of use or not."""
         at = index * _ENTRY.size
         return any(self._entries[at : at + _ENTRY.size])
 
     def add(self, index: int, checksum: int) -> None:
         """A block is there."""
-        self.present += not self._is_set(index)
+        self.present += not self.has(index)
         self._put(index, checksum, self._tag(index, checksum))
 
     def drop(self, index: int) -> None:
         """A block is not there any more."""
-        if self._is_set(index):
+        if self.has(index):
             self.present -= 1
             self._put(index, 0, 0)
 

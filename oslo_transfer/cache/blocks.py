@@ -21,6 +21,7 @@ import zlib
 
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
+from oslo_transfer.cache import clock
 from oslo_transfer.cache import datafile
 from oslo_transfer.cache import extents
 from oslo_transfer.cache import places
@@ -99,7 +100,7 @@ class Blocks:
             reserve=self.keeps,
         )
         try:
-            now = bytearray(1) if owner is None else owner.now
+            now = clock.start() if owner is None else owner.now
             self._table = table.Table(self._map, header, now)
             self._file = datafile.DataFile(
                 datafile.open_file(directory, places.DATA), self.path
@@ -297,8 +298,12 @@ class Blocks:
         return self._table.clock.ages()
 
     def old(self, wanted: int, age: int) -> Iterator[list[int]]:
-        """As :meth:`oslo_transfer.cache.clock.Clock.old`."""
-        return self._table.clock.old(self._file, wanted, age)
+        """Blocks that take space and were not used for long.
+
+        :param wanted: how many bytes of them each time, about
+        :param age: see :meth:`ages`
+        """
+        return self._table.old(-(-wanted // self.block_bytes), age)
 
     def evict(self, blocks: Iterable[int]) -> int:
         """Let go of blocks that nobody uses; returns how many.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which blocks to let go of: those that were not used for the longest time.
+"""When blocks were used, so that those long unused can be let go of.
 
 Time is told by what is put: whenever a part of the limit was put, a byte
-that all share goes up. A group of blocks has the byte's value of when it was
-used last; what differs by a whole turn of it was let go of long before.
+that all objects share goes up. A group of blocks has the byte's value of
+when it was used last. What is older than all values of a byte looks newer
+than it is; but it was let go of long before.
 """
 
 from __future__ import annotations
@@ -11,59 +12,63 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from oslo_transfer.cache import claimer
-from oslo_transfer.cache import datafile
 
-_TURN = 256
+# Of a group that has nothing.
+_NEVER = 0
+_TIMES = 255
+
+
+def start() -> bytearray:
+    """The time to begin with: one byte."""
+    return bytearray([1])
+
+
+def advance(now: bytearray) -> None:
+    """Let time go on."""
+    now[0] = now[0] % _TIMES + 1
 
 
 class Clock:
     """Knows when blocks of one object were used.
 
-    :param count: how many blocks there are
-    :param block_bytes: size of a block
-    :param now: one byte, the present time
+    :param there: a byte for each block, 1 where it is there
+    :param now: the present time
     """
 
-    def __init__(self, count: int, block_bytes: int, now: bytearray) -> None:
-        self._count = count
-        self._block_bytes = block_bytes
+    def __init__(self, there: bytes, now: bytearray) -> None:
         self.now = now
         #: A byte for each group: when it was used.
-        self.touched = bytearray(now * -(-count // claimer.GROUP))
+        self.touched = bytearray(-(-len(there) // claimer.GROUP))
+        index = there.find(1)
+        while index >= 0:
+            self.touch(range(index, index + 1))
+            behind = index - index % claimer.GROUP + claimer.GROUP
+            index = there.find(1, behind)
 
-    def touch(self, index: int) -> None:
-        """A block is used."""
-        self.touched[index // claimer.GROUP] = self.now[0]
+    def touch(self, blocks: range) -> None:
+        """Some blocks, at least one, are used."""
+        first = blocks.start // claimer.GROUP
+        last = (blocks.stop - 1) // claimer.GROUP
+        self.touched[first : last + 1] = self.now * (last + 1 - first)
+
+    def forget(self, group: int) -> None:
+        """A group has nothing."""
+        self.touched[group] = _NEVER
 
     def ages(self) -> set[int]:
         """How long ago groups were used."""
+        times = set(self.touched) - {_NEVER}
+        return {(self.now[0] - each) % _TIMES for each in times}
+
+    def old(self, age: int) -> Iterator[int]:
+        """Groups that were not used for so long."""
         now = self.now[0]
-        return {(now - each) % _TURN for each in set(self.touched)}
-
-    def old(
-        self, file: datafile.DataFile, wanted: int, age: int
-    ) -> Iterator[list[int]]:
-        """Blocks that take space and were not used lately, some each time.
-
-        :param wanted: how many bytes of the disk to find each time
-        :param age: for how long
-        :raises TransferError: the disk does not work
-        """
-        step = claimer.GROUP * self._block_bytes
-        found: list[int] = []
-        count = group = 0
-        for start, end in file.allocated(0, self._count * self._block_bytes):
-            group = max(group, start // step)
-            while group * step < end:
-                if (self.now[0] - self.touched[group]) % _TURN >= age:
-                    at = group * step
-                    count += min(end, at + step) - max(start, at)
-                    first = group * claimer.GROUP
-                    last = min(first + claimer.GROUP, self._count)
-                    found.extend(range(first, last))
-                group += 1
-                if count >= wanted:
-                    yield found
-                    found, count = [], 0
-        if found:
-            yield found
+        kinds = bytes(
+            each != _NEVER and (now - each) % _TIMES >= age
+            for each in range(256)
+        )
+        is_old = self.touched.translate(kinds)
+        group = is_old.find(1)
+        while group >= 0:
+            yield group
+            group = is_old.find(1, group + 1)

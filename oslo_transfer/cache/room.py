@@ -11,6 +11,7 @@ import threading
 import time
 
 from oslo_transfer.cache import blocks as _blocks
+from oslo_transfer.cache import clock
 from oslo_transfer import context as _context
 from oslo_transfer import exceptions
 
@@ -52,7 +53,7 @@ class Room:
         self._sizes: dict[str, int] = {}
         self._reserved = 0
         #: See :class:`oslo_transfer.cache.clock.Clock`.
-        self.now = bytearray(1)
+        self.now = clock.start()
         # Bytes that were put since it was as it is.
         self._put = 0
         #: Bytes of disk that all objects take.
@@ -153,7 +154,7 @@ class Room:
             self._put += length
             turn = most or max(self.used, _LEAST_TURN)
             if self._put > turn // _TICKS:
-                self.now[0] = (self.now[0] + 1) % 256
+                clock.advance(self.now)
                 self._put = 0
             return True
 
@@ -180,7 +181,8 @@ class Room:
             )
 
     def _worked(self) -> None:
-        if self.problem:
+        # What was under way when the disk failed says nothing.
+        if self.problem and time.monotonic() >= self._again:
             with self._lock:
                 self.problem = ''
             LOG.info('the cache keeps blocks again')

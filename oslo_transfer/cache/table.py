@@ -59,7 +59,7 @@ class Table:
         #: the files were opened, else 0.
         self.checked = bytearray(header.blocks)
         #: Knows when blocks were used.
-        self.clock = clock.Clock(header.blocks, header.block_bytes, now)
+        self.clock = clock.Clock(found.presence(), now)
         self._claimers: weakref.WeakSet[claimer.Claimer] = weakref.WeakSet()
         self._pins: dict[int, int] = {}
         #: Blocks that were found to be other than they were put.
@@ -107,7 +107,7 @@ class Table:
                 self.fresh_since = time.monotonic()
             self._fresh.update(enumerate(checksums, first))
             self.checked[first : first + len(kinds)] = kinds
-            self.clock.touch(first)
+            self.clock.touch(range(first, first + len(kinds)))
             return True
 
     def judge(self, index: int, checksum: int, kind: int) -> bool:
@@ -179,6 +179,32 @@ class Table:
         return made
 
     # Going
+
+    def old(self, count: int, age: int) -> Iterator[list[int]]:
+        """Blocks that take space and were not used for long, some each time.
+
+        :param count: how many to find each time
+        :param age: as the clock tells it
+        """
+        found: list[int] = []
+        for group in self.clock.old(age):
+            first = group * claimer.GROUP
+            some = range(first, min(first + claimer.GROUP, len(self.checked)))
+            with self._lock:
+                there = [each for each in some if self._takes_space(each)]
+                if not there:
+                    self.clock.forget(group)
+            found += there
+            if len(found) >= count:
+                yield found
+                found = []
+        if found:
+            yield found
+
+    def _takes_space(self, index: int) -> bool:
+        if self.checked[index] == ZERO:
+            return False
+        return index in self._fresh or self._map.has(index)
 
     def take_back(self, blocks: Iterable[int]) -> list[int]:
         """Forget those of some blocks that nobody uses; returns which."""

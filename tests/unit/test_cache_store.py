@@ -70,6 +70,19 @@ def test_limit_is_kept(opened, tmp_path):
     assert store.statistics()['blocks_evicted'] == COUNT - len(found)
 
 
+def test_all_that_was_put_at_once_can_go(opened):
+    """Also where runs begin and end in the midst of groups."""
+    store = opened(33 * BLOCK + 3 * MAP)
+    images = [store.open(key, SIZE, IDENTITY) for key in ('a', 'b', 'c')]
+    for first in (5, 31, 0, 20):
+        for image in images:
+            blocks = range(first, first + 33)
+            data = b''.join(content(index) for index in blocks)
+            image.put(first, memoryview(data))
+            assert set(there(image)) >= set(blocks)
+    assert there(images[0]) == there(images[1]) == []
+
+
 def test_what_is_used_stays(opened):
     """Groups of sixteen: the first is read all the time."""
     store = opened(40 * BLOCK + MAP)
