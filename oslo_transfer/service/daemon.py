@@ -24,6 +24,7 @@ from oslo_transfer.service import listening
 from oslo_transfer.service import notify
 from oslo_transfer.service import role
 from oslo_transfer.service import seed
+from oslo_transfer.service import signals
 
 LOG = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ ROLES: Mapping[str, Callable[[cfg.ConfigOpts], role.Role]] = {
 }
 #: Seconds between two looks at what is due.
 TICK = 1.0
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Service:
@@ -111,10 +112,7 @@ def run(conf: cfg.ConfigOpts, names: Sequence[str]) -> None:
     names = names or conf.oslo_transfer_service.roles
     roles = [ROLES[name](conf) for name in dict.fromkeys(names)]
     notifier = notify.Notifier(os.environ)
-    # Blocked, in all threads, they wait to be asked for: no handler runs in
-    # the middle of anything.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
+    with signals.Signals(_SIGNALS) as caught:
         with Service(conf, roles) as service:
             LOG.info(
                 'serving %s at %s',
@@ -122,22 +120,23 @@ def run(conf: cfg.ConfigOpts, names: Sequence[str]) -> None:
                 conf.oslo_transfer_service.control_socket,
             )
             notifier.ready()
-            _loop(conf, service, notifier)
+            _loop(conf, service, notifier, caught)
             notifier.stopping()
         LOG.info('the service has ended')
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _loop(
-    conf: cfg.ConfigOpts, service: Service, notifier: notify.Notifier
+    conf: cfg.ConfigOpts,
+    service: Service,
+    notifier: notify.Notifier,
+    caught: signals.Signals,
 ) -> None:
     while True:
-        found = signal.sigtimedwait(_SIGNALS, TICK)
-        if found is not None and found.si_signo != signal.SIGHUP:
-            return
-        if found is not None:
+        found = caught.wait(TICK)
+        if found == signal.SIGHUP:
             _reread(conf)
+        elif found is not None:
+            return
         service.tick()
         # Only if that came back: the watchdog is for what hangs.
         notifier.alive()

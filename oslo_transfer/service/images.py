@@ -81,6 +81,8 @@ class Shared:
         """
         with self._lock:
             if self.hydration is None:
+                # What was fetched for that is not to be let go of again.
+                self.image.blocks.stays = True
                 self.hydration = self.image.hydrate(
                     delay=delay, rate=rate, expected=expected
                 )

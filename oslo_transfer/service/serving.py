@@ -72,6 +72,7 @@ class Served:
         self.queued = False
         self.due = 0.0
         self._pause = _FIRST_PAUSE
+        self._never = ''
         self._records = records
         self._images = images
         self._outlets = outlet
@@ -148,12 +149,23 @@ class Served:
         if self.record.form == 'path':
             self._mount_file()
         if shared is not None and group.hydrate:
-            since = time.time() - self.record.added
-            shared.hydrate(
-                max(0.0, group.hydrate_delay - since),
-                group.hydrate_bytes_per_second or None,
-                self.record.expected,
+            self._hydrate(shared)
+
+    def _hydrate(self, shared: _images.Shared) -> None:
+        group = self._ctx.conf[opts.GROUP]
+        if 0 < group.max_bytes < self.record.size:
+            self._never = (
+                f'the image has {self.record.size} bytes, and the cache may '
+                f'take {group.max_bytes} (max_bytes): it stays in need of its '
+                f'origin'
             )
+            return
+        since = time.time() - self.record.added
+        shared.hydrate(
+            max(0.0, group.hydrate_delay - since),
+            group.hydrate_bytes_per_second or None,
+            self.record.expected,
+        )
 
     def _mount_file(self) -> None:
         # What a process that was killed has left.
@@ -262,7 +274,7 @@ class Served:
         error = shared.image.error
         if shared.hydration is not None and shared.hydration.error:
             error = shared.hydration.error
-        self.problem = str(error or '')
+        self.problem = str(error or self._never)
 
     def _promote(self, shared: _images.Shared) -> None:
         assert self.record.destination is not None
