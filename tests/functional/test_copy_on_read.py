@@ -432,3 +432,14 @@ def test_other_hosts(secure, here, origin):
         attachment.detach()
         refused = subprocess.run([*curl, http], capture_output=True)
         assert refused.returncode == 22
+
+
+def test_a_cache_that_is_too_small(here, origin):
+    """All of an image can be read, and what it cannot become is said."""
+    with host(here, max_bytes=4 * MIB) as service:
+        service.copy(origin.url('/image'))
+        until(lambda: 'max_bytes' in service.export(here / 'disk')['problem'])
+        assert read(here / 'disk') == DATA
+        store = service.client.status()['roles']['cache']['store']
+        assert store['bytes_used'] <= 4 * MIB
+        assert service.export(here / 'disk')['state'] == 'serving'
