@@ -66,6 +66,11 @@ class CachedImage:
         # Of readers that were closed.
         self._hits = self._misses = self._served = 0
 
+    @property
+    def stays(self) -> bool:
+        """Whether nothing that is there is evicted any more."""
+        return self.blocks.stays or not self.blocks.keeps
+
     def reader(self, ctx: _context.Context | None = None) -> _reader.Reader:
         """Begin to read.
 

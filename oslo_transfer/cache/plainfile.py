@@ -25,6 +25,9 @@ class PlainFile:
     :raises TransferError: it cannot be opened
     """
 
+    #: Nothing of it is evicted.
+    stays = True
+
     def __init__(self, path: str, etag: str | None = None) -> None:
         self.path = path
         with oserrors.os_errors(f'opening {path}'):

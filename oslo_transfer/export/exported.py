@@ -61,6 +61,17 @@ class Exported(typing.Protocol):
     #: Hexadecimal; strong: changes whenever the bytes could.
     etag: str
 
+    @property
+    def stays(self) -> bool:
+        """Whether nothing that is there is evicted any more.
+
+        Only then may it go out by sendfile(2): the socket then has pages of
+        the file, not what was in them, until the peer has read them - long
+        after the claim. Where the kernel keeps several pages as one (large
+        folios: XFS, newer ext4) making a hole makes zeros of its part of
+        them in place. Once true it MUST NOT change.
+        """
+
     def reader(self) -> Reader:
         """Begin to read.
 

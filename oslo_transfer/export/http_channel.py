@@ -20,6 +20,9 @@ class Channel:
     :param sock: owned from now on
     """
 
+    #: Whether :meth:`send_file` sends a copy.
+    copies = False
+
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -56,13 +59,34 @@ class Channel:
             return None
 
     def send_file(self, fd: int, offset: int, count: int) -> int | None:
-        """Send some of a file; None where nothing can be taken now.
+        """Send pages of a file; None where nothing can be taken now.
 
-        :returns: 0 where the file is at its end
+        :returns: how many bytes; 0 where the file is at its end
         :raises OSError: the connection broke, or reading the file failed
         """
         try:
             return os.sendfile(self.fd, fd, offset, count)
+        except BlockingIOError:
+            return None
+
+    def send_copy(
+        self, text: bytes, fd: int, offset: int, count: int, room: memoryview
+    ) -> int | None:
+        """Send text, and behind it a copy of some of a file.
+
+        What is on its way is what the file had, whatever becomes of that.
+
+        :param room: a buffer with more room than the text needs
+        :returns: how much of both, and no more than the text where the file
+            is at its end; None where nothing can be taken now
+        :raises OSError: the connection broke, or reading the file failed
+        """
+        start = len(text)
+        room[:start] = text
+        part = room[start : start + count]
+        end = start + os.preadv(fd, [part], offset)
+        try:
+            return self.sock.send(room[:end])
         except BlockingIOError:
             return None
 
@@ -93,6 +117,8 @@ class SecureChannel(Channel):
     :param tls: the server's context
     :raises OSError: it cannot be begun; the socket is closed
     """
+
+    copies = True
 
     def __init__(self, sock: socket.socket, tls: ssl.SSLContext) -> None:
         try:

@@ -22,8 +22,8 @@ LOG = logging.getLogger(__name__)
 #: The most bytes that one claims, and about what it sends before it is
 #: another's turn.
 SLICE = 1 << 20
-# What is asked for at once where it is missing; a reader asks further ahead
-# by itself. It is what is brought in vain for one who has gone.
+# What is asked for at once where it is missing, and brought in vain for one
+# who has gone; a reader asks further ahead by itself.
 _RUN = 1 << 20
 # A buffer of one who reads what cannot be kept.
 _UNKEPT = 64 * 1024
@@ -70,12 +70,10 @@ class Connection:
         self._received = bytearray()
         self._request: http_message.Head | None = None
         self._keep = True
-        # What is still to go out: text, then bytes of the image, then the
-        # other parts.
+        # Still to go out: text, bytes of the image, the other parts.
         self._text = b''
         self._offset = self._end = 0
-        # Up to where the reader claims it; not more than a slice, which
-        # stays on the disk however long the client takes.
+        # Up to where the reader claims it: a slice at most.
         self._claimed = 0
         self._parts: Iterator[http_answer.Part] = iter(())
         # Whether any of the answer went out, or may.
@@ -235,16 +233,14 @@ class Connection:
                 self._fetch()
                 return 0
             self._claimed = offset + count
-            if self._asks and not self._is_cached(reader.fd):
-                self._load(reader.fd)
-                return 0
-        # Only now it is certain that there is something behind the text.
-        if self._text and not self._send_text(more=True):
-            return 0
+            if self._asks:
+                found = http_pages.is_cached(reader.fd, self._claimed - 1)
+                self._asks = found is not None
+                if found is False:
+                    self._load(reader.fd)
+                    return 0
         try:
-            sent = self.channel.send_file(
-                reader.fd, offset, self._claimed - offset
-            )
+            sent = self._send_claimed(reader.fd)
         except OSError as exc:
             if exc.errno != errno.EIO:
                 raise
@@ -262,11 +258,29 @@ class Connection:
         host.counts.bytes_sent += sent
         return sent
 
-    def _is_cached(self, fd: int) -> bool:
-        """Whether what is claimed goes out without the disk."""
-        found = http_pages.is_cached(fd, self._claimed - 1)
-        self._asks = found is not None
-        return found is not False
+    def _send_claimed(self, fd: int) -> int | None:
+        """Send text, and some of what is claimed; None where it has to wait.
+
+        :returns: bytes of the image; 0 where the file has none of them
+        """
+        channel, text, offset = self.channel, self._text, self._offset
+        count = self._claimed - offset
+        assert self.image is not None
+        if self.image.stays or channel.copies:
+            if text and not self._send_text(more=True):
+                return None
+            return channel.send_file(fd, offset, count)
+        # Of what may be evicted the socket gets a copy: it would keep pages
+        # of the file for longer than the claim lasts.
+        self._begun = True
+        sent = channel.send_copy(text, fd, offset, count, self._host.room)
+        if sent is None:
+            return None
+        self._text = text[sent:]
+        if self._text:
+            self.since = self._host.now
+            return self._send_claimed(fd)
+        return sent - len(text)
 
     def _load(self, fd: int) -> None:
         """Have another thread wait for the disk."""

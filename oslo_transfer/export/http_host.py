@@ -55,6 +55,8 @@ class Host(typing.Protocol):
     #: ``time.monotonic()`` of this turn.
     now: float
     counts: Counts
+    #: A buffer for whoever has his turn.
+    room: memoryview
 
     def find(self, name: str) -> exported.Exported | None:
         """The image of a name."""

@@ -34,6 +34,8 @@ _ALL = _IN | _OUT | select.EPOLLRDHUP | select.EPOLLET
 # Seconds between two looks at what has taken too long.
 _TICK = 0.5
 _EVENTS = 256
+# Of what is copied at once. Measured: more is no faster.
+_ROOM = 192 * 1024
 # Connections that are taken in one turn.
 _ACCEPTS = 32
 # Seconds for which nobody is taken after that has failed.
@@ -70,6 +72,7 @@ class Loop:
         self._workers = http_workers.Workers(workers)
         self.now = time.monotonic()
         self.counts = http_host.Counts()
+        self.room = memoryview(bytearray(_ROOM))
         self._listener = listener
         listener.setblocking(False)
         self._door = listener.fileno()

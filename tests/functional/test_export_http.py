@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from concurrent import futures
 import contextlib
 import hashlib
 import json
+import random
 import re
 import shutil
 import subprocess
+import time
 
 import pytest
 import requests
@@ -17,6 +20,7 @@ import oslo_transfer
 from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import image as _image
 from oslo_transfer.cache import plainfile
+from oslo_transfer.cache import store as _store
 from oslo_transfer import exceptions
 from oslo_transfer.export import http_server
 from oslo_transfer.export import nbd
@@ -345,3 +349,58 @@ def test_two_exports_in_a_row(tmp_path, conf):
             assert curl(second.url_of('b')) == DATA
         assert image.statistics()['bytes_fetched'] == len(DATA)
     assert len(opened) == 1
+
+
+def read_at_random(url, seed, turns):
+    """Ranges of any length, some of them taken slowly."""
+    chance = random.Random(seed)
+    with requests.Session() as session:
+        for _ in range(turns):
+            start = chance.randrange(len(DATA))
+            end = min(len(DATA), start + chance.randrange(1, 8 * BLOCK))
+            with session.get(
+                url,
+                headers={'Range': f'bytes={start}-{end - 1}'},
+                stream=True,
+                timeout=10,
+            ) as answer:
+                found = answer.raw.read(1000)
+                if chance.random() < 0.2:
+                    time.sleep(0.01)
+                assert found + answer.raw.read() == DATA[start:end]
+
+
+def evict_under_load(conf, tmp_path, turns):
+    """What is claimed stays, though room is for a sixth of the image."""
+    store = _store.Store(
+        str(tmp_path / 'store'), quota_bytes=24 * BLOCK, block_bytes=BLOCK
+    )
+    source = fakes.MemorySource(DATA, step=BLOCK)
+    with contextlib.closing(store):
+        blocks = store.open('image', len(DATA), bytes(32))
+        with (
+            contextlib.closing(blocks),
+            _image.CachedImage(
+                blocks, lambda _ctx: source, fakes.make_ctx(conf), streams=4
+            ) as image,
+            http_server.HttpServer({'image': image}, nbd.Address()) as server,
+            futures.ThreadPoolExecutor(8) as pool,
+        ):
+            url = server.url_of('image')
+            done = [
+                pool.submit(read_at_random, url, seed, turns)
+                for seed in range(8)
+            ]
+            for each in done:
+                each.result()
+            assert server.statistics()['broken'] == 0
+        assert store.statistics()['blocks_evicted']
+
+
+def test_what_is_sent_is_not_evicted(conf, tmp_path):
+    evict_under_load(conf, tmp_path, 40)
+
+
+@pytest.mark.campaign
+def test_much_is_evicted(conf, tmp_path):
+    evict_under_load(conf, tmp_path, 2000)

@@ -22,6 +22,8 @@ class ScriptedImage:
     """
 
     etag = 'feed'
+    #: Whether nothing is evicted.
+    stays = False
 
     def __init__(self, data: bytes, *, there: bool = False) -> None:
         self.data = data
@@ -51,6 +53,7 @@ class ScriptedImage:
 
     def evict(self, block: int) -> None:
         """Take one away; nobody may have claimed it."""
+        assert not self.stays
         for reader in list(self.readers):
             held = reader.held
             assert held is None or block not in held

@@ -26,9 +26,16 @@ pytestmark = pytest.mark.usefixtures('nothing_left')
 
 
 @pytest.fixture
-def image():
+def image(request):
+    """By default one whose blocks may be evicted, and so are copied."""
     with scripted_image.ScriptedImage(DATA) as made:
+        made.stays = getattr(request, 'param', False)
         yield made
+
+
+BOTH = pytest.mark.parametrize(
+    'image', [False, True], indirect=True, ids=['copied', 'lent']
+)
 
 
 @pytest.fixture
@@ -57,6 +64,7 @@ def eventually(check):
         time.sleep(0.005)
 
 
+@BOTH
 def test_whole(server, image):
     with Client(server) as client:
         for _ in range(2):
@@ -72,6 +80,7 @@ def test_whole(server, image):
     assert counts['broken'] == 0
 
 
+@BOTH
 @pytest.mark.parametrize(
     ('start', 'end'),
     [
@@ -95,6 +104,7 @@ def test_ranges(start, end, server, image):
     assert image.brought == list(range(start // BLOCK, -(-end // BLOCK)))
 
 
+@BOTH
 def test_several_ranges(server):
     with Client(server) as client:
         status, headers, body = client.get(
@@ -122,6 +132,7 @@ def test_head(server, image):
     assert image.brought == [0]
 
 
+@BOTH
 def test_pipelining(server):
     """Many requests in one piece are answered in their order."""
     places = [number * 7919 % len(DATA) for number in range(300)]
@@ -183,6 +194,7 @@ def test_what_goes_as_soon_as_it_came_is_read_past_the_cache(server, image):
     assert image.read
 
 
+@BOTH
 def test_what_cannot_be_kept(server, image):
     image.keeps = False
     with Client(server) as client:
@@ -192,6 +204,7 @@ def test_what_cannot_be_kept(server, image):
     assert sum(length for _, length in image.read) == len(DATA) + 5
 
 
+@BOTH
 def test_a_data_file_that_was_cut(server, image):
     """What the disk lost comes from the origin."""
     for block in range(41):
@@ -201,6 +214,7 @@ def test_a_data_file_that_was_cut(server, image):
         assert client.get('/image')[2] == DATA
 
 
+@BOTH
 def test_an_origin_that_is_gone(server, image):
     """Before the first byte that is an answer, and the connection lives."""
     image.put(0)

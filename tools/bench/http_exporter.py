@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that exports an image over HTTP, from a cache that is full.
 
-Run as a program with the path of an image, a directory for the cache and,
-for TLS, the file of a certificate with its key, it tells the URL and serves
+Run as a program with the path of an image, a directory for the cache, whether
+blocks may be evicted from it (yes, or nothing) and, for TLS, the file of a certificate with its key, it tells the URL and serves
 until its input ends.
 """
 
@@ -42,7 +42,7 @@ class Exporter:
         self._process.communicate()
 
 
-def main(src: str, where: str, certificate: str = '') -> None:
+def main(src: str, where: str, evicts: str, certificate: str = '') -> None:
     """Serve until the input ends."""
     import oslo_transfer
     from oslo_transfer.cache import blocks as _blocks
@@ -58,6 +58,8 @@ def main(src: str, where: str, certificate: str = '') -> None:
     location = oslo_transfer.Location(src)
     context = tls.server_context('bench', certificate) if certificate else None
     blocks = _blocks.Blocks(where, os.path.getsize(src), _BLOCK, bytes(32))
+    # As that of an image which is to be complete.
+    blocks.stays = not evicts
     with (
         contextlib.closing(blocks),
         _image.CachedImage(
