@@ -26,8 +26,20 @@ BLOCK, COUNT = cache_lab.BLOCK, cache_lab.COUNT
 DATA = cache_lab.DATA
 
 
-def opened(directory, quota=0):
-    return _store.Store(str(directory), quota_bytes=quota, block_bytes=BLOCK)
+@pytest.fixture
+def opened(disks):
+    """Opens stores; closes them before their disks are gone."""
+    made = []
+
+    def open_store(directory, quota=0):
+        made.append(
+            _store.Store(str(directory), quota_bytes=quota, block_bytes=BLOCK)
+        )
+        return made[-1]
+
+    yield open_store
+    for each in made:
+        each.close()
 
 
 def image_of(store, key):
@@ -49,7 +61,7 @@ def used(directory):
 
 
 @pytest.mark.parametrize('name', ['ext4', 'xfs', 'btrfs', 'tmpfs'])
-def test_limit_on_a_file_system(disks, name):
+def test_limit_on_a_file_system(disks, name, opened):
     """Holes are made, and give space back, as each of them has it."""
     make = getattr(disks, name)
     place = make(24 * MIB) if name in ('ext4', 'tmpfs') else make()
@@ -74,7 +86,7 @@ def test_limit_on_a_file_system(disks, name):
 
 
 @pytest.mark.parametrize('name', ['ext4', 'tmpfs'])
-def test_disk_that_is_full(disks, caplog, name):
+def test_disk_that_is_full(disks, caplog, name, opened):
     """It serves on, says so once, and keeps blocks when there is room."""
     place = getattr(disks, name)(24 * MIB)
     store = opened(place / 'cache')
@@ -104,7 +116,7 @@ def fill(place, leave):
 
 
 @pytest.mark.parametrize('name', ['ext4', 'tmpfs'])
-def test_full_of_old_blocks(disks, name):
+def test_full_of_old_blocks(disks, name, opened):
     """Without a limit what was kept first makes room when none is left."""
     place = getattr(disks, name)(24 * MIB)
     store = opened(place / 'cache')
@@ -121,7 +133,7 @@ def test_full_of_old_blocks(disks, name):
     store.close()
 
 
-def test_disk_that_has_no_room_for_the_map(disks, caplog):
+def test_disk_that_has_no_room_for_the_map(disks, caplog, opened):
     place = disks.ext4(24 * MIB)
     store = opened(place / 'cache')
     filler = fill(place, leave=0)
@@ -137,7 +149,7 @@ def test_disk_that_has_no_room_for_the_map(disks, caplog):
     store.close()
 
 
-def test_disk_that_is_read_only(disks, tmp_path):
+def test_disk_that_is_read_only(disks, tmp_path, opened):
     """It may even hold what would be of use: it is served all the same."""
     store = opened(tmp_path / 'cache')
     fetched(image_of(store, 'one'))
@@ -153,7 +165,7 @@ def test_disk_that_is_read_only(disks, tmp_path):
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_bits_that_flip(tmp_path, seed):
+def test_bits_that_flip(tmp_path, seed, opened):
     """What is damaged is fetched again, and only that."""
     rng = random.Random(seed)
     store = opened(tmp_path)
@@ -177,7 +189,7 @@ def test_bits_that_flip(tmp_path, seed):
     store.close()
 
 
-def test_data_file_is_cut_short_while_it_is_read(tmp_path):
+def test_data_file_is_cut_short_while_it_is_read(tmp_path, opened):
     """What is gone is fetched again once, and is there from then on."""
     store = opened(tmp_path)
     blocks = image_of(store, 'one')

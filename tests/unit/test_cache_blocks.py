@@ -240,6 +240,53 @@ def test_claiming_in_the_midst_of_evicting(tmp_path):
     image.close()
 
 
+def test_putting_in_the_midst_of_evicting(tmp_path, monkeypatch):
+    """What was just let go of comes again: it must not become a hole."""
+    image = open_image(tmp_path / 'object')
+    image.put(1, memoryview(content(1, 1)))
+    written, evicted = threading.Event(), threading.Event()
+    real_save, real_write = image._map.save, image._file.write
+
+    def write(view, offset):
+        real_write(view, offset)
+        written.set()
+        assert evicted.wait(10)
+
+    def save(changes):
+        real_save(changes)
+        putting.start()
+        assert written.wait(10)
+
+    putting = threading.Thread(
+        target=image.put, args=(1, memoryview(content(1, 1)))
+    )
+    monkeypatch.setattr(image._file, 'write', write)
+    monkeypatch.setattr(image._map, 'save', save)
+    assert image.evict([1]) == 1
+    evicted.set()
+    putting.join()
+    assert read(image, 1) == content(1, 1)
+    image.close()
+
+
+def test_evicting_in_the_midst_of_comparing(tmp_path, monkeypatch):
+    """A block that was right a moment ago, and is gone, is not there."""
+    image = open_image(tmp_path / 'object')
+    image.put(1, memoryview(content(1, 1)))
+    real = image._file.read
+
+    def read_then_lose(view, offset):
+        count = real(view, offset)
+        image.evict([1])
+        return count
+
+    monkeypatch.setattr(image._file, 'read', read_then_lose)
+    assert not image.compare(1)
+    assert image.claimer().claim(BLOCK, BLOCK) == 0
+    assert image.damaged == 0
+    image.close()
+
+
 def test_claimed_blocks_stay_while_others_evict(tmp_path):
     """Whoever wins a race: what is claimed is what was put."""
     image = open_image(tmp_path / 'object')

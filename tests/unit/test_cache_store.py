@@ -117,8 +117,12 @@ def test_order_outlives_the_store(opened, tmp_path):
         put(image, range(16))
         image.close()
     store.close()
-    for second, key in enumerate(('b', 'c', 'a')):
+    for second, key in enumerate(('a', 'b', 'c')):
         os.utime(tmp_path / 'cache' / key / 'map', (second, second))
+    store = opened()
+    # Reading is using, too.
+    store.open('a', SIZE, IDENTITY).close()
+    store.close()
     store = opened(2 * (16 * BLOCK + MAP))
     # One that died may have left too much.
     assert used(tmp_path) <= 2 * (16 * BLOCK + MAP)
@@ -151,6 +155,7 @@ def test_what_is_to_stay_stays(opened):
     for index in range(COUNT):
         put(other, [index])
     assert there(image) == list(range(16))
+    assert image.evict(range(16)) == 0
 
 
 def test_limit_smaller_than_a_block(opened, tmp_path):
@@ -275,27 +280,61 @@ def test_file_that_is_taken(opened, tmp_path):
     store = opened()
     image = store.open('one', SIZE, IDENTITY)
     put(image, range(COUNT))
-    path = store.take('one')
+    store.take('one', str(tmp_path / 'mine'))
     assert store.statistics()['bytes_used'] == 0
-    os.rename(path, tmp_path / 'mine')
     assert there(image) == list(range(COUNT))
+    # The next one has nothing to do with it.
+    other = store.open('one', SIZE, IDENTITY)
+    assert there(other) == []
+    put(other, [0])
     assert image.evict(range(COUNT)) == 0
     with pytest.raises(exceptions.NoSpace):
         put(image, [1])
-    image.close()
     whole = b''.join(content(index) for index in range(COUNT))
     assert (tmp_path / 'mine').read_bytes() == whole
-    assert not (tmp_path / 'cache' / 'one').exists()
-    assert there(store.open('one', SIZE, IDENTITY)) == []
+    image.close()
+    assert there(other) == [0]
 
 
-def test_file_that_is_taken_and_left(opened):
+def test_file_that_is_taken_is_its_owners(opened, tmp_path):
+    """What he has changed is not served, nor given back to the disk."""
     store = opened()
     image = store.open('one', SIZE, IDENTITY)
     put(image, range(COUNT))
-    store.take('one')
+    store.take('one', str(tmp_path / 'mine'))
+    (tmp_path / 'mine').write_bytes(bytes([1]) * SIZE)
+    for index in range(COUNT):
+        image.scrub(index)
+        with pytest.raises(exceptions.NoSpace):
+            put(image, [index])
+    assert there(image) == []
+    assert (tmp_path / 'mine').read_bytes() == bytes([1]) * SIZE
     image.close()
-    assert there(store.open('one', SIZE, IDENTITY)) == list(range(COUNT))
+
+
+def test_file_that_cannot_be_taken(opened, tmp_path):
+    """It stays, and more is put."""
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, [0])
+    with pytest.raises(exceptions.NotFound):
+        store.take('one', str(tmp_path / 'nowhere' / 'mine'))
+    put(image, [1])
+    assert there(image) == [0, 1]
+    assert store.open('one', SIZE, IDENTITY) is image
+
+
+def test_what_is_discarded(opened, tmp_path):
+    store = opened()
+    image = store.open('one', SIZE, IDENTITY)
+    put(image, [0])
+    store.discard('one')
+    assert there(image) == [0]
+    image.close()
+    store.discard('one')
+    assert not (tmp_path / 'cache' / 'one').exists()
+    assert store.statistics()['bytes_used'] == 0
+    assert there(store.open('one', SIZE, IDENTITY)) == []
 
 
 def test_many_at_once_keep_the_limit(opened, tmp_path):
