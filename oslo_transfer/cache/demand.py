@@ -23,11 +23,15 @@ NOW, SOON, SOMEDAY = range(3)
 #: The most bytes of a run that nobody waits for: each costs a round trip or
 #: more, and gives way when it has to.
 RUN_BYTES = 32 << 20
+#: Seconds that it takes to read what is read at once, about.
+CHUNK_SECONDS = 0.04
 #: Seconds after which blocks that could not be stored are tried again.
 FULL_SECONDS = 5.0
 # The most bytes of a run that somebody waits for: others come to wait for
 # something else.
 _URGENT_BYTES = 1 << 20
+# Seconds that one can wait for a block of a run which is being read.
+_SHORTLY = 0.1
 # The most that is queued of each kind that nobody waits for, in bytes.
 _QUEUE_BYTES = 256 << 20
 
@@ -119,6 +123,8 @@ class Demand:
         self._waiting = 0
         self._closed = False
         self._full_since = 0.0
+        #: Seconds that the origin took to answer last.
+        self.latency = 0.0
         #: How often somebody had to wait for a block.
         self.waits = 0
         #: How many runs failed, and why the last one did.
@@ -176,9 +182,11 @@ class Demand:
 
     def _cut(self, index: int) -> None:
         """Part a run before a block that it would come to late."""
+        # A request of its own takes its time, too, and what is under way for
+        # the other one comes in vain.
+        near = (_SHORTLY + 3 * self.latency) / CHUNK_SECONDS
         for run in self._reading:
-            # A request of its own takes its time, too.
-            if run.first + 2 * run.chunk <= index < run.end:
+            if run.first + int(near * run.chunk) <= index < run.end:
                 break
         else:
             return

@@ -32,10 +32,8 @@ LOG = logging.getLogger(__name__)
 # that one waits for the peer from which on there is one more, or one less.
 _WIDE = 2
 _WAITS_MOSTLY, _WAITS_LITTLE = 0.8, 0.4
-# What is read and stored in one go: to begin with, and at most; how many
-# seconds it should take.
+# What is read and stored in one go: to begin with, and at most.
 _AT_ONCE = 256 << 10, 2 << 20
-_SHORT, _LONG = 0.02, 0.06
 # Seconds after which one who waits gets what has come of it.
 _SOON_ENOUGH = 0.005
 # Seconds that a thread waits for work before it ends.
@@ -154,9 +152,9 @@ class Fetcher(demand.Demand):
         :param waited: seconds of them spent waiting for the peer
         """
         with self._changed:
-            if seconds < _SHORT:
+            if seconds < 0.5 * demand.CHUNK_SECONDS:
                 run.chunk = min(2 * run.chunk, self._chunks[1])
-            elif seconds > _LONG:
+            elif seconds > 1.5 * demand.CHUNK_SECONDS:
                 run.chunk = max(1, run.chunk // 2)
             if run.level == NOW:
                 return
@@ -177,8 +175,9 @@ class Fetcher(demand.Demand):
         began = time.monotonic()
         with self._origin.stream(start, end - start) as stream:
             run.opened = True
-            # Opening it is waiting, too.
-            waited = stream.waited - time.monotonic() + began
+            self.latency = time.monotonic() - began
+            # It is waiting, too.
+            waited = stream.waited - self.latency
             end = min(run.end * size, self._blocks.size)
             carried = 0
             while start < end:

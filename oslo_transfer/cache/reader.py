@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import os
-import time
 import typing
 
 from oslo_transfer.cache import blocks as _blocks
@@ -17,8 +16,8 @@ from oslo_transfer import context as _context
 # Bytes in order from which on one seems to go on reading.
 _AFTER = 128 * 1024
 # The part of what was read in order that is brought ahead: little is lost when
-# it ends. Who has had to wait for long is better off with more; much more once
-# it is likely to go on.
+# it ends. Where the origin takes long to answer, more is worth it; much more
+# once it is likely to go on.
 _PART, _MORE, _MUCH_MORE = 0.125, 1, 4
 _SURELY = 1 << 20
 _LONG = 0.03
@@ -66,7 +65,6 @@ class Reader:
         # ahead, and from where on to look again.
         self._begun = self._ahead = 0
         self._next, self._mark = _NOWHERE
-        self._far = False
         self._last = -1
         #: Of the data file.
         self.fd = blocks.fd
@@ -76,10 +74,14 @@ class Reader:
     def claim(self, offset: int, length: int) -> int:
         """How many bytes may go out of :attr:`fd` now; never blocks."""
         count = self._claim(offset, length)
-        end = offset + count
+        end = offset + length
         gap = offset - self._next
         if gap:
-            end = self._jumped(gap, offset, length, end)
+            if self._ahead or -_BEHIND < gap <= _NEAR:
+                end = self._jumped(gap, offset, end)
+            else:
+                self._begun = offset
+                self._mark = end + _AFTER
         if end > self._mark:
             self._look_ahead(end)
         self._next = end
@@ -111,7 +113,7 @@ class Reader:
         while True:
             flight = self._fetcher.want(first, end)[0]
             if flight is not None:
-                self._wait(flight, offset + length)
+                self._fetcher.wait(flight, self._ctx)
                 if flight.data is None:
                     return True
                 self._kept = first, flight.data
@@ -179,47 +181,40 @@ class Reader:
             # It was not compared yet.
             with self._blocks.pinned(offset, len(view)):
                 return 0
-        self._wait(flight, offset + len(view))
+        self._fetcher.wait(flight, self._ctx)
         if flight.data is None:
             return 0
         return self._take(flight.data, view, offset)
-
-    def _wait(self, flight: _demand.Flight, end: int) -> None:
-        """Wait for a block of what is asked for up to an offset."""
-        if end > self._mark:
-            self._look_ahead(end)
-        started = time.monotonic()
-        self._fetcher.wait(flight, self._ctx)
-        self._far |= time.monotonic() - started > _LONG
 
     def _take(self, block: bytes, view: memoryview, offset: int) -> int:
         part = memoryview(block)[offset % self._block_bytes :][: len(view)]
         view[: len(part)] = part
         self.served += len(part)
-        self._next = offset + len(part)
         return len(part)
 
-    def _jumped(self, gap: int, offset: int, length: int, end: int) -> int:
+    def _jumped(self, gap: int, offset: int, end: int) -> int:
         """It is not what comes next; returns where it goes on from here."""
         if 0 < gap <= _NEAR:
             self._begun += gap
             self._mark += gap
             return end
+        if gap < 0 and offset >= max(self._begun, self._next - _BEHIND):
+            return max(end, self._next)
         if self._ahead:
-            if -_BEHIND < gap < 0:
-                return self._next
             self._fetcher.forget(self)
             self._ahead = 0
-        self._far = False
         self._begun = offset
-        self._mark = offset + length + _AFTER
+        self._mark = end + _AFTER
         return end
 
     def _look_ahead(self, end: int) -> None:
         """Have what comes next brought where it is read in order."""
+        if self._blocks.present == self._blocks.count:
+            self._mark = end + _MOST
+            return
         have = end - self._begun
         part = _PART
-        if self._far:
+        if self._fetcher.latency > _LONG:
             part = _MORE if have < _SURELY else _MUCH_MORE
         window = min(_MOST, max(_AFTER, int(part * have)))
         stop = min(end + window, self._size)
