@@ -176,11 +176,11 @@ class Blocks:
             for part, kind in zip(parts, kinds)
         ]
         losses = self._table.losses
+        if not self.keeps:
+            raise exceptions.NoSpace(f'{self.path} is not written')
         # Evicting must not punch what is just being written.
         try:
             with self._table.pinned(blocks):
-                if not self.keeps:
-                    raise exceptions.NoSpace(f'{self.path} is not written')
                 with self._room(len(data) if table.RIGHT in kinds else 0):
                     self._store(first, kinds, data)
                     if not self._table.put(first, checksums, kinds, losses):
@@ -324,6 +324,8 @@ class Blocks:
             return len(gone)
 
     def _punch(self, first: int, count: int) -> None:
+        if not self.keeps:
+            return  # The file is somebody else's.
         start = first * self.block_bytes
         end = min(start + count * self.block_bytes, self.size)
         self._file.punch(start, end - start)
@@ -363,19 +365,27 @@ class Blocks:
             self._map.save(self._table.changes())
             return len(batch)
 
-    def detach(self) -> None:
-        """Have nothing put or evicted any more: the file gets another use.
+    def give_away(self, path: str) -> None:
+        """Give the data file another name: it gets another use.
 
-        What is there can still be read.
+        Nothing is put or evicted any more. What is there can still be
+        read, until this is closed.
 
-        :raises TransferError: what was put is not durable; nothing changes
+        :param path: on the same file system; what is there is replaced
+        :raises TransferError: it is not durable, or cannot be renamed;
+            nothing changes
         """
         self.keeps = False
         try:
             self.flush()
-        except exceptions.TransferError:
+            with oserrors.os_errors(f'renaming {self.path}'):
+                os.rename(self.path, path)
+                localfs.sync_directory(os.path.dirname(path))
+        except BaseException:
             self.keeps = True
             raise
+        self.path = path
+        self._owner = None
 
     def close(self) -> None:
         """One who opened it does not need it any more."""

@@ -196,21 +196,30 @@ class Store:
             header = self._idle.get(key)
             return header.identity if header is not None else None
 
-    def take(self, key: str) -> str:
-        """Give the data file of an open object away.
+    def take(self, key: str, path: str) -> None:
+        """Give the data file of an open object away, under another name.
 
-        Nothing is put into it or evicted from it any more; who has it open
-        reads on. It counts no more, and may be renamed.
+        It counts no more; whoever has it open reads on, and closes it. The
+        next one who opens the object begins with nothing.
 
-        :returns: its path
-        :raises TransferError: what was put is not durable
+        :param path: on the file system of the store; what is there is
+            replaced
+        :raises TransferError: it is not durable, or cannot be renamed
         """
         with self._lock:
             image = self._held[key].image
-            image.detach()
+            before = image.path
+            image.give_away(path)
             self._room.leave(image)
-            self._room.measure(image.path, 0)
-            return image.path
+            self._room.measure(before, 0)
+            del self._held[key]
+            self._remove(key)
+
+    def discard(self, key: str) -> None:
+        """Remove an object that nobody has open; idempotent."""
+        with self._lock:
+            if key not in self._held:
+                self._remove(key)
 
     def release(self, key: str) -> None:
         """One who has opened an object does not need it any more.
