@@ -69,9 +69,10 @@ class Disks:
         self._stack.callback(run, 'losetup', '--detach', device)
         return pathlib.Path(device)
 
-    def tmpfs(self, size):
-        """A file system in memory."""
-        return self._mount('-t', 'tmpfs', '-o', f'size={size}', 'tmpfs')
+    def tmpfs(self, size, inodes=0):
+        """A file system in memory; 0 means no limit of inodes."""
+        options = f'size={size},nr_inodes={inodes}'
+        return self._mount('-t', 'tmpfs', '-o', options, 'tmpfs')
 
     def ext4(self, size):
         """A small ext4, without anything reserved for root."""

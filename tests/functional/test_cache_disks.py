@@ -149,6 +149,17 @@ def test_disk_that_has_no_room_for_the_map(disks, caplog, opened):
     store.close()
 
 
+def test_disk_without_inodes(disks, opened):
+    """The root, the directory, its lock, one object; and no other."""
+    store = opened(disks.tmpfs(24 * MIB, inodes=6) / 'cache')
+    blocks, other = (image_of(store, key) for key in ('one', 'two'))
+    assert fetched(other) == len(DATA)
+    assert store.statistics()['keeps'] == 0
+    store._room._again = store._room._full_until = 0.0
+    assert fetched(blocks) == len(DATA)
+    assert fetched(blocks) == 0
+
+
 def test_disk_that_is_read_only(disks, tmp_path, opened):
     """It may even hold what would be of use: it is served all the same."""
     store = opened(tmp_path / 'cache')
