@@ -26,6 +26,7 @@ from oslo_transfer.export import exported
 from oslo_transfer.export import http_workers
 from oslo_transfer.export import nbd_line
 from oslo_transfer.export import nbd_listen
+from oslo_transfer.export import nbd_lot
 from oslo_transfer.export import nbd_misses
 from oslo_transfer.export import nbd_options
 from oslo_transfer.export import nbd_outlet
@@ -109,6 +110,7 @@ class NbdServer:
         self._most = most
         self._handshake_seconds = handshake_seconds
         self._workers = http_workers.Workers(workers)
+        self._lot = nbd_lot.Lot()
         self._budget = nbd_misses.Budget(_MOST_HELD)
         self._lock = threading.Condition()
         self._clients: set[_Client] = set()
@@ -226,6 +228,7 @@ class NbdServer:
             listener.close()
             self._unlink()
         self._end(lambda client: True)
+        self._lot.close()
         self._workers.close(_GRACE)
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -335,7 +338,11 @@ class NbdServer:
         self, client: _Client, agreement: nbd_options.Agreement
     ) -> None:
         session = nbd_session.Session(
-            client.line.sock, agreement, self._workers, self._budget
+            client.line.sock,
+            agreement,
+            self._workers,
+            self._budget,
+            self._lot,
         )
         with self._lock:
             # It may have been removed meanwhile.

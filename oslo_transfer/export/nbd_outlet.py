@@ -35,7 +35,7 @@ _MOST_LENGTH = (1 << 32) - 1
 _HOLE_FLAGS = wire.STATE_HOLE | wire.STATE_ZERO
 # Members of enumerations take their time where it counts.
 _MAGIC, _SIMPLE = wire.STRUCTURED_MAGIC, wire.SIMPLE_MAGIC
-_MORE = int(socket.MSG_MORE)
+_MORE, _NOW = int(socket.MSG_MORE), int(socket.MSG_DONTWAIT)
 _NONE, _OFFSET_DATA = int(Chunk.NONE), int(Chunk.OFFSET_DATA)
 
 
@@ -85,6 +85,26 @@ class Outlet:
         if self.at:
             self._send(self.view[: self.at])
             self.at = 0
+
+    def flush_now(self) -> bool:
+        """Send what the socket takes at once; whether that was all.
+
+        :raises OSError: the client is gone
+        """
+        self.reader.release()
+        if self.at:
+            try:
+                count = self._sock.send(self.view[: self.at], _NOW)
+            except BlockingIOError:
+                count = 0
+            self.sent += count
+            if count < self.at:
+                rest = self.at - count
+                self.view[:rest] = self.view[count : self.at]
+                self.at = rest
+                return False
+            self.at = 0
+        return True
 
     def _send(self, data: memoryview) -> None:
         self._sock.sendall(data)

@@ -16,6 +16,7 @@ is no other way than to end it (proto.md, "Structured reply chunk message").
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -23,10 +24,12 @@ import socket
 import ssl
 
 from oslo_transfer import exceptions
+from oslo_transfer.export import nbd_lot
 from oslo_transfer.export import nbd_misses
 from oslo_transfer.export import nbd_options
 from oslo_transfer.export import nbd_outlet
-from oslo_transfer.export import nbd_receiver
+from oslo_transfer.export import nbd_requests
+from oslo_transfer.export import nbd_vigil
 from oslo_transfer import nbd_wire as wire
 
 Command = wire.Command
@@ -47,7 +50,12 @@ _MOST_VAIN = 3
 _PAGE = 4096
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
+# After so many turns with nothing but small reads of what is there it is
+# left to the one that serves such connections.
+_CALM = 16
+
 _HEAD = wire.REQUEST.size
+_NOW = int(socket.MSG_DONTWAIT)
 
 
 class Garbage(Exception):
@@ -74,6 +82,7 @@ class Session:
     :param agreement: what was negotiated
     :param workers: who fetches what is missing
     :param budget: for what the cache does not keep
+    :param lot: where it waits while that is easy
     :raises TransferError: the image cannot be read
     """
 
@@ -83,8 +92,10 @@ class Session:
         agreement: nbd_options.Agreement,
         workers: nbd_misses.Workers,
         budget: nbd_misses.Budget,
+        lot: nbd_lot.Lot,
     ) -> None:
         self._sock = sock
+        self._lot = lot
         self._structured = agreement.structured
         self._context = agreement.context
         self._size = agreement.image.size
@@ -97,12 +108,16 @@ class Session:
         )
         self._misses = nbd_misses.Misses(agreement.image, workers, budget)
         self._in = memoryview(bytearray(_HEAD * _REQUESTS))
-        self._receiver = nbd_receiver.Receiver(sock)
+        # Bytes of requests that are in there.
+        self._have = 0
+        self._plain = not isinstance(sock, ssl.SSLSocket)
+        self._vigil = nbd_vigil.Vigil(self._receive_now, sock.recv_into)
         self._poll = select.poll()
         self._watched = False
+        self._at_once = os.RWF_NOWAIT
         # Bytes of a WRITE that are to be thrown away.
         self._skip = 0
-        self._requests = self._missed = 0
+        self._requests = self._missed = self._rare = 0
 
     def run(self) -> None:
         """Serve until the client leaves; blocks.
@@ -110,23 +125,53 @@ class Session:
         :raises Garbage: it sends something else
         :raises OSError: it is gone
         """
-        have = 0
+        calm = 0
         while True:
-            if have < _HEAD:
-                if self._misses.waiting and not self._wait():
+            if self._have < _HEAD:
+                if self._misses.waiting:
+                    calm = 0
+                    if not self._wait():
+                        continue
+                elif calm >= _CALM and self._plain:
+                    calm = 0
+                    self._lot.park(self, self._sock.fileno())
+                    self._outlet.flush()
                     continue
-                count = self._receiver.receive(self._in[have:])
+                count = self._receive(self._in[self._have :])
                 if not count:
                     return
-                have += count
-            used = self._serve(have)
-            if used < 0:
+                self._have += count
+            rare = self._rare
+            if not self._serve():
                 return
-            if self._skip:
-                used = self._pass_over(used, have)
-            have -= used
-            if have:
-                self._in[:have] = self._in[used : used + have]
+            calm = calm + 1 if rare == self._rare else 0
+
+    def glance(self) -> bool:
+        """Answer small reads of what is there, if there are only such.
+
+        Called in the place of :meth:`run`, and never waits.
+        """
+        try:
+            count = self._sock.recv_into(self._in[self._have :], 0, _NOW)
+            self._have += count
+            self._serve(False)
+            sent = self._outlet.flush_now()
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # It shows again.
+        return sent and bool(count) and self._have < _HEAD
+
+    def _receive(self, view: memoryview) -> int:
+        if self._plain:
+            return self._vigil.wait(view)
+        return self._sock.recv_into(view)
+
+    def _receive_now(self, view: memoryview) -> int | None:
+        try:
+            return self._sock.recv_into(view, 0, _NOW)
+        except BlockingIOError:
+            return None
 
     def close(self) -> None:
         """Let go of everything but the socket."""
@@ -141,10 +186,13 @@ class Session:
         counts.bytes_sent += self._outlet.sent
         counts.failed += self._outlet.failed
 
-    def _serve(self, have: int) -> int:
+    def _serve(self, patient: bool = True) -> bool:
         """Answer all requests that are complete.
 
-        :returns: bytes of them; -1 where the client says goodbye
+        :param patient: wait for the client to take the answers; otherwise
+            only small reads of what is there are gathered, up to the first
+            request that is something else
+        :returns: False where the client says goodbye
         """
         # What is in this loop is what a read of some bytes costs.
         outlet, size = self._outlet, self._size
@@ -157,38 +205,20 @@ class Session:
             pack, head = wire.SIMPLE.pack_into, wire.SIMPLE.size
         right, data = wire.STRUCTURED_MAGIC, int(wire.Chunk.OFFSET_DATA)
         known, simple = wire.REQUEST_MAGIC, wire.SIMPLE_MAGIC
-        payload = nbd_options.MOST_PAYLOAD
-        used = at = 0
-        requests = wire.REQUEST.iter_unpack(self._in[: have - have % _HEAD])
-        for magic, flags, kind, cookie, offset, length in requests:
-            used += _HEAD
+        how = 0 if patient else self._at_once
+        used, at, stays = 0, outlet.at, True
+        whole = self._have - self._have % _HEAD
+        for request in wire.REQUEST.iter_unpack(self._in[:whole]):
+            magic, flags, kind, cookie, offset, length = request
             if (
                 # 0 is READ.
-                kind
-                or flags
-                or magic != known
-                or not 0 < length <= payload
-                or offset + length > size
+                kind == flags == 0
+                and magic == known
+                and 0 < length <= _SMALL
+                and offset + length <= size
+                and claim(offset, length) == length
+                and (patient or at + head + length <= most)
             ):
-                if magic != known:
-                    raise Garbage('no request')
-                outlet.at = at
-                if kind == Command.DISC:
-                    outlet.flush()
-                    return -1
-                self._other(flags, kind, cookie, offset, length)
-                at = outlet.at
-                if self._skip:
-                    break
-                continue
-            if length >= _LOOK or claim(offset, length) != length:
-                outlet.at = at
-                self._read(
-                    nbd_misses.Miss(0, cookie, offset, length, not structured)
-                )
-                at = outlet.at
-                continue
-            if length <= _SMALL:
                 start = at + head
                 end = start + length
                 if end > most:
@@ -200,23 +230,71 @@ class Session:
                 else:
                     pack(room, at, simple, 0, cookie)
                 try:
-                    if preadv(fd, (view[start:end],), offset) == length:
+                    if preadv(fd, (view[start:end],), offset, how) == length:
+                        used += _HEAD
                         at = end
                         continue
-                except OSError:
-                    pass  # There is another way.
+                except OSError as exc:
+                    # There is another way. Where the system cannot tell
+                    # whether it would wait (tmpfs), it is not asked again.
+                    if exc.errno == errno.EOPNOTSUPP:
+                        self._at_once = 0
+            if not patient:
+                break
+            used += _HEAD
             outlet.at = at
-            if length > _SMALL:
-                outlet.whole(cookie, offset, length)
-            else:
-                outlet.read_through(
-                    nbd_misses.Miss(0, cookie, offset, length, not structured)
-                )
+            stays = self._answer(*request)
             at = outlet.at
+            if self._skip or not stays:
+                break
         self._requests += used // _HEAD
         outlet.at = at
-        outlet.flush()
-        return used
+        if patient:
+            outlet.flush()
+            if self._skip:
+                used = self._pass_over(used)
+        self._have -= used
+        if self._have:
+            self._in[: self._have] = self._in[used : used + self._have]
+        return stays
+
+    def _answer(
+        self,
+        magic: int,
+        flags: int,
+        kind: int,
+        cookie: int,
+        offset: int,
+        length: int,
+    ) -> bool:
+        """Answer any request.
+
+        :returns: False where the client says goodbye
+        """
+        self._rare += 1
+        if magic != wire.REQUEST_MAGIC:
+            raise Garbage('no request')
+        if kind == Command.DISC:
+            return False
+        if (
+            kind
+            or flags
+            or not 0 < length < _LOOK
+            or offset + length > self._size
+        ):
+            self._other(flags, kind, cookie, offset, length)
+            return True
+        there = self._reader.claim(offset, length) == length
+        if there and length > _SMALL:
+            self._outlet.whole(cookie, offset, length)
+            return True
+        miss = nbd_misses.Miss(0, cookie, offset, length, not self._structured)
+        if there:
+            # It could not be read in the simple way.
+            self._outlet.read_through(miss)
+        else:
+            self._read(miss)
+        return True
 
     def _wait(self) -> bool:
         """Until there is a request to be read, or something was fetched.
@@ -244,10 +322,9 @@ class Session:
             self._outlet.reader = self._reader
         return bool(takes and state)
 
-    def _pass_over(self, used: int, have: int) -> int:
+    def _pass_over(self, used: int) -> int:
         """Throw away what a WRITE brings; returns bytes that are used."""
-        step = min(self._skip, have - used)
-        used += step
+        step = min(self._skip, self._have - used)
         self._skip -= step
         view = self._outlet.view
         while self._skip:
@@ -255,14 +332,18 @@ class Session:
             if not count:
                 raise ConnectionResetError
             self._skip -= count
-        return used
+        return used + step
 
     def _other(
         self, flags: int, kind: int, cookie: int, offset: int, length: int
     ) -> None:
         """Answer what is no small read of what is there."""
         outlet = self._outlet
-        refusal = self._refusal(flags, kind, offset, length)
+        refusal = nbd_requests.refusal(
+            *(flags, kind, offset, length, self._size),
+            structured=self._structured,
+            context=self._context,
+        )
         if refusal is not None:
             outlet.fail(cookie, *refusal)
         elif kind == Command.FLUSH:
@@ -285,38 +366,6 @@ class Session:
                 self._read(miss)
         if kind == Command.WRITE:
             self._skip = length
-
-    def _refusal(
-        self, flags: int, kind: int, offset: int, length: int
-    ) -> tuple[Error, str] | None:
-        """Why a request cannot be answered otherwise."""
-        if kind in (Command.WRITE, Command.WRITE_ZEROES, Command.TRIM):
-            return Error.EPERM, 'the export is read-only'
-        if kind == Command.FLUSH:
-            return None
-        if kind == Command.BLOCK_STATUS:
-            allowed = wire.RequestFlag.REQ_ONE * self._context
-            if not self._context:
-                return Error.EINVAL, 'no metadata context was agreed upon'
-        elif kind == Command.READ:
-            allowed = wire.RequestFlag.DF * self._structured
-        elif kind == Command.CACHE:
-            allowed = 0
-        else:
-            return Error.EINVAL, f'there is no command {kind}'
-        if flags & ~allowed:
-            return Error.EINVAL, f'flags {flags:#x} cannot be'
-        if not length or offset + length > self._size:
-            return (
-                Error.EINVAL,
-                f'there are no {length} bytes from {offset} on',
-            )
-        if kind == Command.READ:
-            if length > nbd_options.MOST_PAYLOAD:
-                return Error.EINVAL, f'{length} bytes are too many'
-            if flags and length > nbd_misses.PART:
-                return Error.EOVERFLOW, f'{length} bytes are too many at once'
-        return None
 
     def _arrived(self, miss: nbd_misses.Miss) -> None:
         """Go on with what was fetched."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import socket
 import ssl
@@ -19,6 +20,7 @@ import pytest
 
 from oslo_transfer.cache import plainfile
 from oslo_transfer.export import nbd
+from oslo_transfer.export import nbd_session
 from oslo_transfer import nbd_wire as wire
 from oslo_transfer import tls
 from tests.servers import nbd_client
@@ -28,6 +30,14 @@ BLOCK = 64 * 1024
 DATA = patterns.pattern(24 * BLOCK)
 SIZE = len(DATA)
 Command = wire.Command
+
+
+@pytest.fixture(autouse=True, scope='module', params=[1, 16])
+def calm(request):
+    """How soon a connection is left to the one that serves the calm."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(nbd_session, '_CALM', request.param)
+        yield
 
 
 @pytest.fixture
@@ -282,6 +292,23 @@ def test_more_than_the_backlog(server, path):
     for client in clients:
         client.close()
     assert failures == []
+
+
+def test_disk_has_to_be_asked(server, image, path):
+    """What is not in memory keeps only those waiting who want it."""
+    with (
+        nbd_client.Client(path) as client,
+        nbd_client.Client(path) as other,
+    ):
+        client.go()
+        other.go()
+        os.fsync(image.fd)
+        for turn in range(40):
+            if turn % 5 == 0:
+                os.posix_fadvise(image.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            start = turn * 7 * 4096
+            assert client.read(start, 4096) == DATA[start : start + 4096]
+            assert other.read(turn, 10) == DATA[turn : turn + 10]
 
 
 # TLS

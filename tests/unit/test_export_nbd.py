@@ -13,6 +13,7 @@ import pytest
 from oslo_transfer import exceptions
 from oslo_transfer.export import nbd
 from oslo_transfer.export import nbd_misses
+from oslo_transfer.export import nbd_session
 from oslo_transfer import nbd_wire as wire
 from oslo_transfer import tls
 from tests.servers import nbd_client
@@ -28,6 +29,12 @@ Error = wire.Error
 pytestmark = pytest.mark.usefixtures('nothing_left')
 
 BOTH = pytest.mark.parametrize('structured', [True, False])
+
+
+@pytest.fixture(autouse=True, params=[1, 16], ids=['parked', 'own'])
+def calm(request, monkeypatch):
+    """How soon a connection is left to the one that serves the calm."""
+    monkeypatch.setattr(nbd_session, '_CALM', request.param)
 
 
 @pytest.fixture
@@ -452,8 +459,9 @@ def test_goodbye(connect, server):
     eventually(lambda: server.connections == 0)
 
 
+@pytest.mark.parametrize('length', [512, 3 * BLOCK])
 @pytest.mark.parametrize('waits', [False, True])
-def test_client_that_never_reads(waits, image, connect, server):
+def test_client_that_never_reads(waits, length, image, connect, server):
     """He keeps nobody waiting, and nothing but a buffer; he can be ended."""
     if waits:
         image.on_bring = lambda block: time.sleep(0.001)
@@ -462,9 +470,9 @@ def test_client_that_never_reads(waits, image, connect, server):
     silent, other = connect(timeout=0.2), connect()
     with pytest.raises(TimeoutError):
         for _ in range(100_000):
-            silent.ask(0, 3 * BLOCK)
+            silent.ask(0, length)
     for _ in range(20):
-        assert other.read(0, BLOCK) == DATA[:BLOCK]
+        assert other.read(0, length) == DATA[:length]
     started = time.monotonic()
     server.stop()
     assert time.monotonic() - started < 1.0
