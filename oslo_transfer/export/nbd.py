@@ -3,7 +3,8 @@
 
 The protocol is doc/proto.md of the NBD project: fixed newstyle negotiation,
 simple and structured replies, block status, several connections at once,
-TLS. A thread serves a connection.
+TLS. A thread serves a connection, but for those that only read small pieces
+of what is there: all of them have one together.
 """
 
 from __future__ import annotations
