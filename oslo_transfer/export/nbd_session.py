@@ -2,11 +2,11 @@
 """Transmission: answers the requests of one connection.
 
 Its thread reads requests, as many at once as there are, and sends replies;
-while they are easy another one does so for many (:mod:`nbd_lot`). What is there is answered at once, in whatever order: small reads are copied
-into one buffer that goes out by one call, large ones go by sendfile(2).
-What has to be fetched waits elsewhere (:mod:`nbd_misses`), and is answered
-when it is there. What the client has not taken stays where it is: in the
-file.
+while they are easy another one does so for many (:mod:`nbd_lot`). What is
+there is answered at once, in whatever order: small reads are copied into one
+buffer that goes out by one call, large ones go by sendfile(2). What has to be
+fetched waits elsewhere (:mod:`nbd_misses`), and is answered when it is there.
+What the client has not taken stays where it is: in the file.
 
 A read that fails is answered with an error, and the connection goes on.
 Only where bytes were promised already, and the reply is a simple one, there
