@@ -38,6 +38,8 @@ LOG = logging.getLogger(__name__)
 # Seconds for answers that are on their way when the server stops, and for
 # threads to end then.
 _GRACE, _PATIENCE = 0.2, 0.6
+# Clients that have their own threads whatever they read.
+_FEW = 2
 # Seconds for which nobody is taken after that has failed.
 _PAUSE = 0.1
 # What a system has too little of, and will have again.
@@ -296,6 +298,7 @@ class NbdServer:
                 sock.close()
                 return
             self._clients.add(client)
+            self._lot.crowded = len(self._clients) > _FEW
         try:
             threading.Thread(
                 target=self._serve,
@@ -360,6 +363,7 @@ class NbdServer:
             session.close()
         with self._lock:
             self._clients.discard(client)
+            self._lot.crowded = len(self._clients) > _FEW
             if session is not None:
                 session.add_to(self._counts)
             self._lock.notify_all()

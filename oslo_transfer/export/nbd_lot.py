@@ -36,6 +36,8 @@ class Lot:
     """Connections whose threads wait. Thread-safe."""
 
     def __init__(self) -> None:
+        #: Whether there are so many clients that it pays to come here.
+        self.crowded = False
         self._lock = threading.Lock()
         self._parked: dict[int, tuple[Parked, threading.Lock]] = {}
         self._thread: threading.Thread | None = None

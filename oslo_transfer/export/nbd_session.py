@@ -132,7 +132,7 @@ class Session:
                     calm = 0
                     if not self._wait():
                         continue
-                elif calm >= _CALM and self._plain:
+                elif self._lot.crowded and calm >= _CALM and self._plain:
                     calm = 0
                     self._lot.park(self, self._sock.fileno())
                     self._outlet.flush()

@@ -37,6 +37,7 @@ def calm(request):
     """How soon a connection is left to the one that serves the calm."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(nbd_session, '_CALM', request.param)
+        patched.setattr(nbd, '_FEW', 0 if request.param == 1 else 2)
         yield
 
 

@@ -35,6 +35,7 @@ BOTH = pytest.mark.parametrize('structured', [True, False])
 def calm(request, monkeypatch):
     """How soon a connection is left to the one that serves the calm."""
     monkeypatch.setattr(nbd_session, '_CALM', request.param)
+    monkeypatch.setattr(nbd, '_FEW', 0 if request.param == 1 else 2)
 
 
 @pytest.fixture
