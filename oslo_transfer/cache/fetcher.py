@@ -34,6 +34,7 @@ _WIDE = 2
 _WAITS_MOSTLY, _WAITS_LITTLE = 0.8, 0.4
 # What is read and stored in one go: to begin with, and at most.
 _AT_ONCE = 256 << 10, 2 << 20
+_ZEROS = memoryview(bytes(256 << 10))
 # Seconds after which one who waits gets what has come of it.
 _SOON_ENOUGH = 0.005
 # Seconds that a thread waits for work before it ends.
@@ -167,20 +168,63 @@ class Fetcher(demand.Demand):
                 self._wide = max(_WIDE, self._wide - 1)
 
     def _bring(self, run: Run, buffer: memoryview) -> None:
+        """Bring a run, or as much of it as nothing else is in the way of."""
+        if run.level == SOMEDAY:
+            self._give_way(run)
+        for stop, is_zero in self._parts(run):
+            while run.first < min(stop, run.end):
+                if is_zero:
+                    self._bring_zeros(run, min(stop, run.end))
+                else:
+                    self._bring_bytes(run, min(stop, run.end), buffer)
+                if run.first < run.end:
+                    self._give_way(run)
+
+    def _parts(self, run: Run) -> list[tuple[int, bool]]:
+        """Ends of parts of a run, and whether they read as zeros.
+
+        To ask takes a round trip, which is nothing for one who waits.
+        """
+        size, end = self._blocks.block_bytes, run.end
+        if run.level == NOW or run.first == end:
+            return [(end, False)]
+        start = run.first * size
+        length = min(end * size, self._blocks.size) - start
+        parts: list[tuple[int, bool]] = []
+        for extent in self._origin.extents(start, length):
+            if extent.data:
+                continue
+            first = -(-extent.offset // size)
+            stop = (extent.offset + extent.length) // size
+            if extent.offset + extent.length == self._blocks.size:
+                stop = self._blocks.count
+            if first < stop:
+                parts += [(first, False), (stop, True)]
+        return [*parts, (end, False)]
+
+    def _bring_zeros(self, run: Run, stop: int) -> None:
+        """Put what the origin is known to have as a hole."""
+        size = self._blocks.block_bytes
+        stop = min(stop, run.first + max(1, len(_ZEROS) // size))
+        length = min(stop * size, self._blocks.size) - run.first * size
+        zeros = _ZEROS if length <= len(_ZEROS) else memoryview(bytes(size))
+        self._arrived(run, zeros[:length])
+
+    def _bring_bytes(self, run: Run, stop: int, buffer: memoryview) -> None:
+        """Read up to a block by one stream."""
         size = self._blocks.block_bytes
         start = run.first * size
-        end = min(run.end * size, self._blocks.size)
-        if run.level == SOMEDAY and not self._goes_on(run):
-            return
+        end = min(stop * size, self._blocks.size)
         began = time.monotonic()
         with self._origin.stream(start, end - start) as stream:
             run.opened = True
             self.latency = time.monotonic() - began
             # It is waiting, too.
             waited = stream.waited - self.latency
-            end = min(run.end * size, self._blocks.size)
             carried = 0
-            while start < end:
+            while start < (
+                end := min(min(stop, run.end) * size, self._blocks.size)
+            ):
                 filled = self._fill(
                     stream,
                     buffer[: min(end - start, run.chunk * size)],
@@ -193,14 +237,14 @@ class Fetcher(demand.Demand):
                 whole = filled
                 if start + filled < end:
                     whole -= filled % size
+                with self._changed:
+                    self.fetched += whole
                 self._arrived(run, buffer[:whole])
                 start += whole
                 carried = filled - whole
                 buffer[:carried] = buffer[whole:filled]
-                # It may have been cut off, behind the chunk.
-                end = min(run.end * size, self._blocks.size)
-                if start < end and not self._goes_on(run):
-                    return
+                if start < end:
+                    self._give_way(run)
 
     def _is_in_the_way(self, level: int) -> bool:
         """Whether what is needed more badly has to have the line.
@@ -215,18 +259,18 @@ class Fetcher(demand.Demand):
             )
         return level == SOMEDAY and self._waiting > 0
 
-    def _goes_on(self, run: Run) -> bool:
+    def _give_way(self, run: Run) -> None:
         """Leave the line to what somebody waits for.
 
-        :returns: False where what is left of the run is not to be read now
+        What is left of the run may be cut off, for another time.
         """
         if run.level == NOW:
-            return True
+            return
         with self._changed:
             given_up = time.monotonic() + _PATIENCE
             while not self._closed:
                 if run.is_wanted:
-                    return True
+                    return
                 if run.abandoned:
                     break
                 if self._takes_a_place(run):
@@ -238,14 +282,14 @@ class Fetcher(demand.Demand):
                     not self._is_in_the_way(run.level)
                     or time.monotonic() > given_up
                 ):
-                    return True
+                    return
                 self._changed.wait(_context.TICK)
                 self._ctx.check()
             if not self._closed:
                 for number in range(len(run.flights)):
                     del self._flights[run.first + number]
                 run.flights.clear()
-            return False
+            run.end = run.first
 
     def _takes_a_place(self, run: Run) -> bool:
         """Whether no thread is left for what is needed more badly."""
@@ -292,7 +336,6 @@ class Fetcher(demand.Demand):
             error = exc
         size = self._blocks.block_bytes
         with self._changed:
-            self.fetched += len(data)
             self._note_full(error)
             count = -(-len(data) // size)
             wanted = False

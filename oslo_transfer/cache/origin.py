@@ -90,22 +90,37 @@ class Origin:
         :raises SourceChanged: it has another version now
         :raises TransferError: it cannot be opened or read
         """
+        with (
+            self._using(offset) as opened,
+            contextlib.closing(opened.source.stream(offset, length)) as stream,
+        ):
+            with self._changed:
+                opened.streams.add(stream)
+                self.requests += 1
+                closed = self._closed
+            if closed:
+                raise _cancelled()
+            try:
+                yield stream
+            finally:
+                with self._changed:
+                    opened.streams.discard(stream)
+
+    def extents(self, offset: int, length: int) -> list[base.Extent]:
+        """Tell data from holes; nothing where it is not known.
+
+        :raises TransferError: as for :meth:`stream`
+        """
+        with self._using(offset) as opened:
+            if base.Capability.EXTENTS not in opened.source.capabilities:
+                return []
+            return list(opened.source.extents(offset, length) or ())
+
+    @contextlib.contextmanager
+    def _using(self, offset: int) -> Iterator[_Opened]:
         opened = self._enter(offset)
         try:
-            with contextlib.closing(
-                opened.source.stream(offset, length)
-            ) as stream:
-                with self._changed:
-                    opened.streams.add(stream)
-                    self.requests += 1
-                    closed = self._closed
-                if closed:
-                    raise _cancelled()
-                try:
-                    yield stream
-                finally:
-                    with self._changed:
-                        opened.streams.discard(stream)
+            yield opened
             self.error = None
         except exceptions.TransferError as exc:
             self.error = exc

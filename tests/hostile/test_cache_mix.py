@@ -18,6 +18,7 @@ from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import hydrate as _hydrate
 from oslo_transfer.cache import image as _image
 from oslo_transfer import digest
+from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from tests.unit import fakes
 
@@ -45,14 +46,41 @@ def small(conf, monkeypatch):
     return conf
 
 
+class Source(fakes.MemorySource):
+    """Tells its holes, and sometimes a part of them only."""
+
+    capabilities = fakes.MemorySource.capabilities | base.Capability.EXTENTS
+
+    def __init__(self, data, step, holes):
+        super().__init__(data, step)
+        self.holes = holes
+
+    def extents(self, offset, length):
+        at, end = offset, offset + length
+        for start, stop in self.holes:
+            start, stop = max(start, at), min(stop, end)
+            if start < stop:
+                if at < start:
+                    yield base.Extent(at, start - at, True)
+                yield base.Extent(start, stop - start, False)
+                at = stop
+        if at < end:
+            yield base.Extent(at, end - at, True)
+
+
 class Mix:
     """What goes on in one run, by its seed."""
 
     def __init__(self, seed, conf, directory):
         self.seed = seed
         self.rng = rng = random.Random(seed)
-        self.data = rng.randbytes(rng.randrange(1, 600 * BLOCK))
-        self.size = len(self.data)
+        data = bytearray(rng.randbytes(rng.randrange(1, 600 * BLOCK)))
+        self.size = len(data)
+        places = sorted(rng.randrange(self.size) for _ in range(6))
+        self.holes = [*zip(places[::2], places[1::2])] * rng.choice([0, 1])
+        for start, stop in self.holes:
+            data[start:stop] = bytes(stop - start)
+        self.data = bytes(data)
         self.fails = rng.choice([0, 0, 0.002, 0.02])
         self.pause = rng.choice([0, 0, 0.0005])
         self.full = rng.choice([0, 0, 0, 0.05])
@@ -72,7 +100,7 @@ class Mix:
         self.end = time.monotonic() + 0.6
 
     def open(self, _ctx):
-        source = fakes.MemorySource(self.data, step=self.step)
+        source = Source(self.data, self.step, self.holes)
         source.before_read = self.before
         return source
 

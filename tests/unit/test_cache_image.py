@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import os
 import pathlib
 import random
 import threading
@@ -370,3 +371,41 @@ def test_who_waits_goes_before_all_that(setting, monkeypatch, index):
     assert order.index(index) - before < 8
     setting.image.close()
     assert max(collections.Counter(order).values()) == 1
+
+
+class Sparse(Source):
+    """Tells holes that do not begin and end where blocks do."""
+
+    capabilities = Source.capabilities | base.Capability.EXTENTS
+
+    def extents(self, offset, length):
+        end = offset + length
+        for start, stop, data in (
+            (0, 50 * BLOCK + 9, True),
+            (50 * BLOCK + 9, 200 * BLOCK + 9, False),
+            (200 * BLOCK + 9, 250 * BLOCK, True),
+            (250 * BLOCK, len(DATA), False),
+        ):
+            start, stop = max(start, offset), min(stop, end)
+            if start < stop:
+                yield base.Extent(start, stop - start, data)
+
+
+@pytest.mark.parametrize('run', [32 << 20, 7 * BLOCK])
+def test_holes_are_not_fetched(setting, monkeypatch, run):
+    """Neither do they take space here."""
+    monkeypatch.setattr('oslo_transfer.cache.demand.RUN_BYTES', run)
+    sparse = bytearray(len(DATA))
+    sparse[: 50 * BLOCK + 9] = DATA[: 50 * BLOCK + 9]
+    sparse[200 * BLOCK + 9 : 250 * BLOCK] = DATA[200 * BLOCK + 9 : 250 * BLOCK]
+    setting.make = lambda: Sparse(bytes(sparse))
+    value = hashlib.sha256(sparse).hexdigest()
+    hydration = setting.image.hydrate(
+        expected=digest.expected('sha256', value)
+    )
+    assert hydration.wait(10)
+    assert hydration.state == _hydrate.VERIFIED
+    fetched = setting.image.statistics()['bytes_fetched']
+    assert fetched == (51 + 50) * BLOCK
+    assert os.stat(setting.blocks.path).st_blocks * 512 <= 110 * BLOCK
+    assert read(setting.image, 0, len(DATA)) == sparse
