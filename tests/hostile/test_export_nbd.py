@@ -97,7 +97,7 @@ def requests():
     )
 
 
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(
     st.booleans(),
     st.booleans(),

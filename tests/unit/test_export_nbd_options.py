@@ -332,6 +332,7 @@ DATAS = st.one_of(
 )
 
 
+@hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(
     st.one_of(
         st.binary(max_size=200),
