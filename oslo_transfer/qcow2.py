@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import typing
 
@@ -20,6 +21,7 @@ _SHORT = 72
 _LENGTH_AT = 100
 # All is in the first cluster, and that has at most 2 MiB.
 _MOST = 2 << 20
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Backing(typing.NamedTuple):
@@ -41,8 +43,15 @@ def backing(path: str) -> Backing | None:
     :raises TransferError: it cannot be read
     :raises IntegrityError: its header makes no sense
     """
-    with oserrors.os_errors(f'reading {path}'), open(path, 'rb') as file:
-        data = os.pread(file.fileno(), _MOST, 0)
+    with oserrors.os_errors(f'reading {path}'):
+        # Whatever may be there by now, such as a FIFO.
+        fd = os.open(path, _FLAGS)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            data = os.pread(fd, _MOST, 0)
+        finally:
+            oserrors.close(fd)
     try:
         magic, version, offset, length = _HEAD.unpack_from(data)
         if magic != _MAGIC or not offset:

@@ -17,6 +17,8 @@ LOG = logging.getLogger(__name__)
 
 #: Names of the files of an object, in its directory.
 DATA, MAP = 'data', 'map'
+#: A directory for data files that were given away, and not fetched yet.
+TAKEN = '.taken'
 _KEY = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,127}')
 
 
@@ -38,7 +40,7 @@ def find(directory: str) -> dict[str, blockmap.Header]:
         names = os.listdir(directory)
     for name in names:
         path = os.path.join(directory, name)
-        if name == owner.NAME:
+        if name in (owner.NAME, TAKEN):
             continue
         if not _is_ours(path, name):
             LOG.warning('%s is not of the cache, and left alone', path)

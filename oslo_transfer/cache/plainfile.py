@@ -21,6 +21,7 @@ class PlainFile:
 
     :param path: where it is
     :param etag: what stood for these bytes before, if anything did
+    :param fd: it is open there already, and is taken over
     :raises InvalidEndpoint: it is neither a file nor a block device
     :raises TransferError: it cannot be opened
     """
@@ -28,11 +29,16 @@ class PlainFile:
     #: Nothing of it is evicted.
     stays = True
 
-    def __init__(self, path: str, etag: str | None = None) -> None:
+    def __init__(
+        self, path: str, etag: str | None = None, fd: int | None = None
+    ) -> None:
         self.path = path
-        with oserrors.os_errors(f'opening {path}'):
-            # A FIFO would block the open; it is refused right below.
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd is None:
+            with oserrors.os_errors(f'opening {path}'):
+                # A FIFO would block the open; it is refused right below.
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+                fd = os.open(path, flags)
+        self.fd = fd
         try:
             with oserrors.os_errors(f'looking at {path}'):
                 found = os.fstat(self.fd)

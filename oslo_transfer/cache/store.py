@@ -23,6 +23,7 @@ from oslo_transfer.cache import owner as _owner
 from oslo_transfer.cache import places
 from oslo_transfer.cache import room as _room
 from oslo_transfer import exceptions
+from oslo_transfer import oserrors
 
 LOG = logging.getLogger(__name__)
 
@@ -214,6 +215,17 @@ class Store:
             self._room.measure(before, 0)
             del self._held[key]
             self._remove(key)
+
+    @property
+    def taken(self) -> str:
+        """A directory that objects may be taken to: what is there stays.
+
+        :raises TransferError: it cannot be made
+        """
+        path = os.path.join(self._directory, places.TAKEN)
+        with oserrors.os_errors(f'making {path}'):
+            os.makedirs(path, 0o700, exist_ok=True)
+        return path
 
     def discard(self, key: str) -> None:
         """Remove an object that nobody has open; idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import errno
 import os
 import signal
@@ -25,10 +26,38 @@ DIRECTORY = 'nbdfuse'
 _FILE = 'export'
 _PID_FILE = 'pid'
 _PAUSE = 0.01
-# Libfuse does not let others in by itself.
-_SHARED = ('-o', 'allow_other')
 # Seconds that unmounting may take.
 _UNMOUNT = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Readers:
+    """Who may read a file that root has mounted, besides root.
+
+    :ivar uid: its user
+    :ivar gid: its group
+    :ivar mode: who of them
+    """
+
+    uid: int
+    gid: int
+    mode: int
+
+    @property
+    def options(self) -> list[str]:
+        """What fuse(8) is told: it lets nobody else in by itself."""
+        umask = ~self.mode & 0o777
+        return [
+            word
+            for option in (
+                'allow_other',
+                'default_permissions',
+                f'uid={self.uid}',
+                f'gid={self.gid}',
+                f'umask={umask:o}',
+            )
+            for word in ('-o', option)
+        ]
 
 
 class Mount:
@@ -42,7 +71,7 @@ class Mount:
     :param pid_file: nbdfuse writes to it; is not there
     :param uri: of the export; has no secrets, for all users can see it
     :param ctx: bounds the wait by its ``connect_timeout``
-    :param shared: all users may read it
+    :param readers: who may read it besides this user; only root can say so
     :raises CapabilityMissing: nbdfuse(1) or fusermount3(1) is missing, or
         it is to be read by TLS with certificates of ours
     :raises Unavailable: the export cannot be mounted
@@ -55,14 +84,14 @@ class Mount:
         uri: str,
         ctx: _context.Context,
         *,
-        shared: bool = False,
+        readers: Readers | None = None,
     ) -> None:
         _check_certificates(uri, ctx)
         nbdfuse = children.find('nbdfuse', 'libnbd-bin')
         children.find('fusermount3', 'fuse3')
         self.path = path
         # fusermount3 unmounts it, should nbdfuse be killed.
-        options = ['-o', 'auto_unmount', *(_SHARED if shared else [])]
+        options = ['-o', 'auto_unmount', *(readers.options if readers else [])]
         self._helper = children.Helper(
             [nbdfuse, '-r', *options, '-P', pid_file, path, uri],
             death=signal.SIGTERM,

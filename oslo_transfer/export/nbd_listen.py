@@ -61,7 +61,7 @@ def unix(
             f'the socket "{path}" is not an absolute path of fewer than '
             f'{_MOST_NAME} bytes'
         )
-    ids = _uid_of(owner), _gid_of(group)
+    ids = uid_of(owner), gid_of(group)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with oserrors.os_errors(f'making the socket {path}'):
@@ -101,7 +101,8 @@ def _refuse_living(path: str) -> None:
     raise exceptions.Unavailable(f'somebody listens on {path} already')
 
 
-def _uid_of(owner: str | None) -> int:
+def uid_of(owner: str | None) -> int:
+    """The number of a user; -1 for none, as for chown(2)."""
     if not owner:
         return -1
     if owner.isascii() and owner.isdigit():
@@ -114,7 +115,8 @@ def _uid_of(owner: str | None) -> int:
         ) from None
 
 
-def _gid_of(group: str | None) -> int:
+def gid_of(group: str | None) -> int:
+    """The number of a group; -1 for none, as for chown(2)."""
     if not group:
         return -1
     if group.isascii() and group.isdigit():

@@ -34,8 +34,12 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _PATIENCE = 3.0
+# Seconds to wait for one that is being looked after.
+_BUSY = 10.0
 #: How many exports are looked after at once.
 _KEEPERS = 4
+# Bytes per second that are compared: readers are not to notice.
+_SCRUB_RATE = 100 << 20
 # How many names are remembered that were given up.
 _MOST_GIVEN_UP = 1024
 
@@ -60,6 +64,7 @@ class CacheRole(role.Role):
             maxlen=_MOST_GIVEN_UP
         )
         self._stopping = threading.Event()
+        self._scrubbing = threading.Lock()
         self._stack = contextlib.ExitStack()
         self._keepers = futures.ThreadPoolExecutor(
             _KEEPERS, 'oslo-transfer-cache'
@@ -96,6 +101,7 @@ class CacheRole(role.Role):
                 made = self._make(record)
                 self._served[record.id] = made
                 self._serve_again(made)
+            self._sweep()
             self._stack = stack.pop_all()
 
     def tick(self) -> None:
@@ -135,26 +141,24 @@ class CacheRole(role.Role):
     def _serve_again(self, served: serving.Served) -> None:
         """Go on with what the process before has served."""
         try:
-            if served.record.released:
-                return
-            if served.promoted and served.record.form == 'path':
-                # Who had it open was cut off with the process before.
-                served.release()
-                return
-            shared = None
-            if not served.promoted:
-                shared = self._images.acquire(served.record)
-            served.serve(shared)
+            served.serve()
         except exceptions.TransferError as exc:
             LOG.error('%s: %s', served.record.where, exc)
             served.stop()
             served.failed(str(exc))
 
+    def _sweep(self) -> None:
+        """Remove what was taken out of the store for nobody."""
+        taken = self._store.taken
+        with oserrors.os_errors(f'looking at {taken}'):
+            for name in set(os.listdir(taken)) - set(self._served):
+                os.unlink(os.path.join(taken, name))
+
     def _look_after(self, served: serving.Served) -> None:
         # Who has the lock adds it, or takes it away.
         if served.lock.acquire(blocking=False):
             try:
-                if not served.gone and not self._stopping.is_set():
+                if not self._stopping.is_set():
                     self._go_on(served)
             except Exception:
                 LOG.exception('%s', served.record.where)
@@ -164,9 +168,6 @@ class CacheRole(role.Role):
         served.queued = False
 
     def _go_on(self, served: serving.Served) -> None:
-        if not served.serves:
-            self._serve_again(served)
-            return
         try:
             served.look_after()
         except exceptions.TransferError as exc:
@@ -174,8 +175,6 @@ class CacheRole(role.Role):
             if not isinstance(exc, exceptions.DetachError):
                 LOG.warning('%s: %s', served.record.where, exc)
             served.failed(str(exc))
-        else:
-            served.rest()
         if served.shared is not None:
             served.shared.save_trace()
 
@@ -226,7 +225,7 @@ class CacheRole(role.Role):
                     self._served[record.id] = served
                 stack.callback(self._forget, served)
                 stack.callback(served.stop)
-                served.serve(self._images.acquire(record, source))
+                served.serve(source)
                 # All is well: nothing is undone, and the source is in use.
                 stack.pop_all()
         LOG.info('%s is served as %s', record.where, record.id)
@@ -245,11 +244,21 @@ class CacheRole(role.Role):
                 self._given_up.append(name)
         if served is None:
             raise exceptions.NotFound(f'there is no attachment {name}')
-        with served.lock:
+        if not served.lock.acquire(timeout=_BUSY):
+            raise exceptions.Unavailable(
+                f'{served.record.where} is just becoming a file of its own; '
+                f'try again later'
+            )
+        try:
             if served.gone:
                 raise exceptions.NotFound(f'there is no attachment {name}')
             found = served.describe()
-            served.remove()
+            try:
+                served.remove()
+            except exceptions.NotFound as exc:
+                raise exceptions.DetachError(str(exc)) from exc
+        finally:
+            served.lock.release()
         with self._lock:
             self._served.pop(name, None)
         LOG.info('%s is served no more', served.record.where)
@@ -264,16 +273,22 @@ class CacheRole(role.Role):
         return http.HTTPStatus.OK, {'iolog': noted.decode('ascii')}
 
     def _scrub(self, _: str, _body: Mapping[str, typing.Any]) -> role.Reply:
-        self._keepers.submit(self._look_at_all)
+        if not self._scrubbing.acquire(blocking=False):
+            raise exceptions.Unavailable('the blocks are being looked at')
+        threading.Thread(
+            target=self._look_at_all, name='oslo-transfer-scrub', daemon=True
+        ).start()
         return http.HTTPStatus.ACCEPTED, {}
 
     def _look_at_all(self) -> None:
         try:
-            damaged = self._store.scrub(self._stopping)
+            damaged = self._store.scrub(self._stopping, _SCRUB_RATE)
         except exceptions.TransferError as exc:
             LOG.error('scrubbing has ended early: %s', exc)
         else:
             LOG.info('all blocks were looked at; %d were damaged', damaged)
+        finally:
+            self._scrubbing.release()
 
 
 def _record(body: Mapping[str, typing.Any]) -> cached.Record:
@@ -287,6 +302,7 @@ def _record(body: Mapping[str, typing.Any]) -> cached.Record:
         'validator': None,
         'strong': False,
         'promoted': None,
+        'device': 0,
         'inode': 0,
         'released': False,
     }

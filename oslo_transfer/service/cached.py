@@ -67,7 +67,8 @@ class Record:
     :ivar validator: of its version, or None
     :ivar strong: whether that is a strong one
     :ivar promoted: the file that it becomes, or has become, or None
-    :ivar inode: the number of that file; it has become one where they agree
+    :ivar device: of the file system that this file is on
+    :ivar inode: its number there
     :ivar released: nobody needs the service for it any more
     """
 
@@ -85,6 +86,7 @@ class Record:
     validator: str | None = None
     strong: bool = False
     promoted: str | None = None
+    device: int = 0
     inode: int = 0
     released: bool = False
 
@@ -135,6 +137,7 @@ _OPEN: Mapping[str, typing.Any] = {
     'validator': str | None,
     'strong': bool,
     'promoted': str | None,
+    'device': int,
     'inode': int,
     'released': bool,
 }

@@ -9,6 +9,7 @@ import os
 import threading
 import typing
 
+from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import hydrate
 from oslo_transfer.cache import image as _image
 from oslo_transfer.cache import opts
@@ -32,33 +33,89 @@ LOG = logging.getLogger(__name__)
 class Shared:
     """An image, and who uses it.
 
-    :ivar image: to be read
-    :ivar key: its name in the store
+    :param key: its name in the store
+    :param blocks: what is here of it
+    :param path: where its trace is kept
+    :param ctx: the limits of what is fetched
+    :ivar image: to be read; made by :meth:`begin`
     :ivar recorder: notes what is read first
-    :ivar users: how many exports it has
+    :ivar ends: its location as each of its users has named it, by export
     :ivar hydration: brings the rest; None before that was asked for
+    :ivar taken: it has left the store
     """
+
+    image: _image.CachedImage
 
     def __init__(
         self,
         key: str,
-        image: _image.CachedImage,
-        recorder: _trace.Recorder,
+        blocks: _blocks.Blocks,
         path: str,
-        kept: _trace.Trace,
-        unused: list[base.Source],
+        ctx: _context.Context,
     ) -> None:
         self.key = key
-        self.image = image
-        self.recorder = recorder
-        self.users = 1
+        self.blocks = blocks
+        self.recorder = _trace.Recorder(
+            blocks.size,
+            blocks.block_bytes,
+            ctx.conf[opts.GROUP].trace_seconds,
+        )
+        self.ends: dict[str, ends.LocationEnd] = {}
         self.hydration: hydrate.Hydration | None = None
-        self._unused = unused
+        self.taken = False
+        self._ctx = ctx
+        self._unused: list[base.Source] = []
+        self._expected: _digest.Expected | None = None
         # Before anybody reads it.
-        self._was_here = image.blocks.present > 0
+        self._was_here = blocks.present > 0
         self._path = path
-        self._saved = kept
+        self._saved = _load(path)
         self._lock = threading.Lock()
+
+    def begin(self, record: cached.Record, source: base.Source | None) -> None:
+        """Open the image for its first user.
+
+        :param source: what is open of the origin, and is taken over
+        """
+        group = self._ctx.conf[opts.GROUP]
+        if source is not None:
+            self._unused.append(source)
+        self.image = _image.CachedImage(
+            self.blocks,
+            self._open_source,
+            self._ctx,
+            streams=group.streams,
+            validator=record.version,
+            on_touch=self.recorder.touch,
+        )
+        if self._saved.touches:
+            self.image.prefetch(
+                self._saved.plan(self.blocks.size, self.blocks.block_bytes),
+                group.prefetch_bytes_per_second or None,
+            )
+
+    def _open_source(self, ctx: _context.Context) -> base.Source:
+        """Open the origin as any of the users who may still read it."""
+        if self._unused:
+            return self._unused.pop()
+        refused: exceptions.TransferError | None = None
+        for end in list(self.ends.values()):
+            try:
+                return opening.alone(end, ctx)
+            except exceptions.AccessDenied as exc:
+                refused = exc
+        raise refused or exceptions.TransferCancelled('nobody reads it')
+
+    @property
+    def whole(self) -> bool:
+        """Whether no block is missing."""
+        return self.blocks.present == self.blocks.count
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it has not the digest that it should have."""
+        found = self.hydration
+        return found is not None and found.state == hydrate.DAMAGED
 
     @property
     def hydrated(self) -> bool:
@@ -69,7 +126,7 @@ class Shared:
     @property
     def here(self) -> int:
         """Bytes of it that are on this host."""
-        blocks = self.image.blocks
+        blocks = self.blocks
         return min(blocks.present * blocks.block_bytes, blocks.size)
 
     def hydrate(
@@ -82,10 +139,16 @@ class Shared:
         with self._lock:
             if self.hydration is None:
                 # What was fetched for that is not to be let go of again.
-                self.image.blocks.stays = True
+                self.blocks.stays = True
+                self._expected = expected
                 self.hydration = self.image.hydrate(
                     delay=delay, rate=rate, expected=expected
                 )
+
+    def hydrate_again(self) -> None:
+        """Something has turned out to be damaged since."""
+        with self._lock:
+            self.hydration = self.image.hydrate(expected=self._expected)
 
     def close(self) -> None:
         """End all reading, and keep the trace; never raises."""
@@ -174,51 +237,21 @@ class Images:
         key = _version.key(end.identity, record.identity)
         with self._lock:
             shared = self._open.get(key)
-            if shared is not None:
-                shared.users += 1
-            else:
-                first = [source] if source is not None else []
+            if shared is not None and shared.damaged:
+                raise exceptions.IntegrityError(
+                    f'{record.where}: what is here of it has not the digest '
+                    f'{record.digest}; detach who reads it, and try again'
+                )
+            if shared is None:
+                blocks = self._store.open(key, record.size, record.identity)
+                shared = Shared(key, blocks, self._trace_path(end), self._ctx)
+                shared.ends[record.id] = end
+                shared.begin(record, source)
                 source = None
-                shared = self._open[key] = self._make(key, end, record, first)
+                self._open[key] = shared
+            shared.ends[record.id] = end
         if source is not None:
             source.close()
-        return shared
-
-    def _make(
-        self,
-        key: str,
-        end: ends.LocationEnd,
-        record: cached.Record,
-        first: list[base.Source],
-    ) -> Shared:
-        def open_source(ctx: _context.Context) -> base.Source:
-            return first.pop() if first else opening.alone(end, ctx)
-
-        group = self._call.conf[opts.GROUP]
-        path = self._trace_path(end)
-        blocks = self._store.open(key, record.size, record.identity)
-        try:
-            recorder = _trace.Recorder(
-                record.size, blocks.block_bytes, group.trace_seconds
-            )
-            image = _image.CachedImage(
-                blocks,
-                open_source,
-                self._ctx,
-                streams=group.streams,
-                validator=record.version,
-                on_touch=recorder.touch,
-            )
-        except BaseException:
-            self._store.release(key)
-            raise
-        kept = _load(path)
-        shared = Shared(key, image, recorder, path, kept, first)
-        if kept.touches:
-            image.prefetch(
-                kept.plan(image.size, blocks.block_bytes),
-                group.prefetch_bytes_per_second or None,
-            )
         return shared
 
     def _trace_path(self, end: ends.LocationEnd) -> str:
@@ -246,27 +279,46 @@ class Images:
                 f'nobody has noted yet what is read of {record.where}'
             ) from None
 
-    def release(self, shared: Shared) -> None:
+    def release(self, shared: Shared, record: cached.Record) -> None:
         """One uses it no more; the last one closes it."""
         with self._lock:
-            shared.users -= 1
-            if shared.users:
+            shared.ends.pop(record.id, None)
+            if shared.ends:
                 return
-            del self._open[shared.key]
-            shared.close()
-            self._store.release(shared.key)
+            if self._open.get(shared.key) is shared:
+                del self._open[shared.key]
+        shared.close()
+        shared.blocks.close()
+        # Nobody would find what belongs to one export alone, nor want what
+        # is wrong.
+        if not shared.taken and (
+            shared.damaged or not (record.validator or record.digest)
+        ):
+            self._store.discard(shared.key)
 
-    def take(self, shared: Shared) -> bool:
+    @property
+    def taken(self) -> str:
+        """A directory for what was taken out of the store."""
+        return self._store.taken
+
+    def is_shared(self, shared: Shared) -> bool:
+        """Whether it has several users."""
+        return len(shared.ends) > 1
+
+    def take(self, shared: Shared, path: str) -> bool:
         """Have the store forget an image that only one uses.
 
-        Its data file is the caller's then; it stays open.
-
+        :param path: what its data file is then; it stays open
         :returns: False if others use it, too
+        :raises TransferError: it cannot be renamed
         """
         with self._lock:
-            if shared.users > 1:
+            if self.is_shared(shared):
                 return False
-            self._store.take(shared.key)
+            self._store.take(shared.key, path)
+            shared.taken = True
+            # The next one begins with nothing.
+            del self._open[shared.key]
             return True
 
     def all(self) -> list[Shared]:

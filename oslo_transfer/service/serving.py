@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import logging
@@ -17,17 +18,18 @@ from oslo_transfer.cache import plainfile
 from oslo_transfer.drivers import nbdfuse
 from oslo_transfer import exceptions
 from oslo_transfer.export import nbd
+from oslo_transfer.export import nbd_listen
 from oslo_transfer import nbd_uri
 from oslo_transfer import oserrors
 from oslo_transfer.service import cached
-from oslo_transfer.service import promoting
+from oslo_transfer.service import completing
 from oslo_transfer import unixdiag
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer.export import exported
     from oslo_transfer.service import images as _images
-    from oslo_transfer.service import outlets
+    from oslo_transfer.service import outlets as _outlets
 
 LOG = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Served:
 
     :ivar lock: is taken for what takes time
     :ivar record: what it is
-    :ivar shared: its image in the cache; None once it is promoted
+    :ivar shared: its image in the cache; None once it has left the cache
     :ivar problem: what keeps it from going on, or ''
     :ivar gone: it was taken away
     :ivar queued: it is about to be looked after
@@ -61,7 +63,7 @@ class Served:
         record: cached.Record,
         records: cached.Records,
         images: _images.Images,
-        outlet: outlets.Outlets,
+        outlets: _outlets.Outlets,
         ctx: _context.Context,
     ) -> None:
         self.lock = threading.Lock()
@@ -71,14 +73,16 @@ class Served:
         self.gone = False
         self.queued = False
         self.due = 0.0
+        self.ctx = ctx
+        self.images = images
         self._pause = _FIRST_PAUSE
         self._never = ''
         self._records = records
-        self._images = images
-        self._outlets = outlet
-        self._ctx = ctx
+        self._outlets = outlets
         self._server: nbd.NbdServer | None = None
         self._mount: nbdfuse.Mount | None = None
+        self._file: plainfile.PlainFile | None = None
+        self._way = completing.Way(self)
 
     def failed(self, problem: str) -> None:
         """Try again later, each time a bit later still."""
@@ -86,9 +90,13 @@ class Served:
         self.due = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LAST_PAUSE)
 
-    def rest(self) -> None:
-        """All went well."""
-        self._pause = _FIRST_PAUSE
+    def note(self, **changes: typing.Any) -> None:
+        """Change the record, durably.
+
+        :raises TransferError: it cannot be written
+        """
+        self.record = dataclasses.replace(self.record, **changes)
+        self._records.save(self.record)
 
     # Serving
 
@@ -108,35 +116,32 @@ class Served:
         return os.path.join(self._records.path(self.record.id), cached.FILE)
 
     @property
-    def promoted(self) -> bool:
-        """Whether it has become a file of its own."""
-        if self.record.promoted is None:
-            return False
-        try:
-            return os.stat(self.record.promoted).st_ino == self.record.inode
-        except OSError:
-            return False
-
-    @property
     def serves(self) -> bool:
         """Whether it can be read."""
         return self._server is not None
 
-    def serve(self, shared: _images.Shared | None) -> None:
-        """Begin to serve; blocks until it can be read.
+    def serve(self, source: typing.Any = None) -> None:
+        """Begin to serve, or go on with it; blocks until it can be read.
 
-        :param shared: its image in the cache, taken over; None for the
-            file that it has become
+        :param source: what is open of the origin, and is taken over
         :raises TransferError: it cannot be served
         """
-        self.shared = shared
+        if self.record.released:
+            return
+        fd = self._way.open_complete()
+        if fd is not None and self.record.form == 'path':
+            # Who had it open was cut off with the process before.
+            oserrors.close(fd)
+            return
         image: exported.Exported
-        if shared is None:
-            assert self.record.promoted is not None
-            image = plainfile.PlainFile(self.record.promoted)
+        if fd is not None:
+            path = self.record.promoted
+            assert path is not None
+            image = self._file = plainfile.PlainFile(path, fd=fd)
         else:
-            image = shared.image
-        group = self._ctx.conf[opts.GROUP]
+            self.shared = self.images.acquire(self.record, source)
+            image = self.shared.image
+        group = self.ctx.conf[opts.GROUP]
         address = nbd.Address(
             path=self.socket,
             owner=group.socket_owner,
@@ -148,11 +153,11 @@ class Served:
         self._outlets.add(self.record.id, image)
         if self.record.form == 'path':
             self._mount_file()
-        if shared is not None and group.hydrate:
-            self._hydrate(shared)
+        if self.shared is not None and group.hydrate:
+            self._hydrate(self.shared)
 
     def _hydrate(self, shared: _images.Shared) -> None:
-        group = self._ctx.conf[opts.GROUP]
+        group = self.ctx.conf[opts.GROUP]
         if 0 < group.max_bytes < self.record.size:
             self._never = (
                 f'the image has {self.record.size} bytes, and the cache may '
@@ -177,44 +182,34 @@ class Served:
                 os.unlink(pid_file)
             os.close(os.open(self.file, os.O_CREAT | os.O_EXCL, 0o600))
         self._mount = nbdfuse.Mount(
-            self.file,
-            pid_file,
-            self.uri,
-            self._ctx,
-            shared=os.geteuid() == 0,
+            self.file, pid_file, self.uri, self.ctx, readers=self._readers()
         )
 
-    def stop(self) -> None:
-        """Serve no more; idempotent, and never raises."""
-        mount, self._mount = self._mount, None
-        if mount is not None:
-            with _logged(self.record.where):
-                mount.close()
-            with _logged(self.record.where):
-                nbdfuse.remove(self.file)
-        server, self._server = self._server, None
-        if server is not None:
-            self._outlets.remove(self.record.id)
-            server.stop()
-        shared, self.shared = self.shared, None
-        if shared is not None:
-            self._images.release(shared)
+    def _readers(self) -> nbdfuse.Readers | None:
+        """Who may read the file: those who may connect to the socket."""
+        if os.geteuid() != 0:
+            return None
+        group = self.ctx.conf[opts.GROUP]
+        return nbdfuse.Readers(
+            max(0, nbd_listen.uid_of(group.socket_owner)),
+            max(0, nbd_listen.gid_of(group.socket_group)),
+            int(group.socket_mode, 8),
+        )
 
-    def remove(self) -> None:
-        """Take it away.
+    def unmount(self) -> None:
+        """Have no file any more.
 
-        :raises DetachError: somebody reads it
+        :raises DetachError: somebody has it open
         """
-        if self._mount is not None and self._mount.running:
-            nbdfuse.unmount(self.file)
-        self._check_idle(_SETTLE)
-        if self.promoted and not self.record.released:
-            self.look_after()
-        self.stop()
-        self.gone = True
-        self._records.remove(self.record.id)
+        mount = self._mount
+        if mount is not None:
+            if mount.running:
+                nbdfuse.unmount(self.file)
+            self._mount = None
+            mount.close()
+            nbdfuse.remove(self.file)
 
-    def _check_idle(self, patience: float = 0.0) -> None:
+    def check_idle(self, patience: float = 0.0) -> None:
         """See that nobody is connected.
 
         :param patience: seconds to wait for who has just closed
@@ -232,7 +227,26 @@ class Served:
                 )
             time.sleep(_TICK)
 
-    # Becoming a file
+    def stop(self) -> None:
+        """Serve no more; idempotent, and never raises."""
+        mount, self._mount = self._mount, None
+        if mount is not None:
+            with _logged(self.record.where):
+                mount.close()
+            with _logged(self.record.where):
+                nbdfuse.remove(self.file)
+        server, self._server = self._server, None
+        if server is not None:
+            self._outlets.remove(self.record.id)
+            server.stop()
+        shared, self.shared = self.shared, None
+        if shared is not None:
+            self.images.release(shared, self.record)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    # What becomes of it
 
     def look_after(self) -> None:
         """Go on towards a file of its own, as far as it is possible now.
@@ -241,70 +255,43 @@ class Served:
 
         :raises TransferError: it does not work just now
         """
-        if self.record.form == 'nbd' or self.gone:
+        if self.gone or self.record.released:
             return
-        if not self.promoted:
-            shared = self.shared
-            if shared is None or not shared.hydrated:
-                self._watch(shared)
-                return
-            self._promote(shared)
-        # Only once nobody reads it here any more.
-        if self.record.form == 'overlay':
-            self._check_idle()
-            self._repoint()
-        elif self._mount is not None:
-            nbdfuse.unmount(self.file)
-        self.release()
+        if not self.serves and not self._way.begun:
+            self.serve()
+        self.problem = self._way.go_on() or self._trouble()
+        self._pause = _FIRST_PAUSE
+
+    def _trouble(self) -> str:
+        """Why it does not get on."""
+        shared = self.shared
+        if shared is None:
+            return ''
+        error = shared.image.error
+        if shared.hydration is not None and shared.hydration.error:
+            error = shared.hydration.error
+        return str(error or self._never)
 
     def release(self) -> None:
         """Nobody needs the service for it any more; what was served ends.
 
         :raises TransferError: that cannot be noted
         """
-        self.record = dataclasses.replace(self.record, released=True)
-        self._records.save(self.record)
+        self.note(released=True)
         self.stop()
-        self.problem = ''
 
-    def _watch(self, shared: _images.Shared | None) -> None:
-        """Say why it does not get on."""
-        if shared is None:
-            return
-        error = shared.image.error
-        if shared.hydration is not None and shared.hydration.error:
-            error = shared.hydration.error
-        self.problem = str(error or self._never)
+    def remove(self) -> None:
+        """Take it away.
 
-    def _promote(self, shared: _images.Shared) -> None:
-        assert self.record.destination is not None
-        path = promoting.target(self.record.form, self.record.destination)
-        link = self.file if self.record.form == 'path' else None
-        blocks = shared.image.blocks
-        # Written before the rename, so that a restart knows the file.
-        if self._images.take(shared):
-            self._note(path, os.fstat(blocks.fd).st_ino)
-            if promoting.move(blocks.path, blocks.fd, path, link):
-                LOG.info('%s is complete: %s', self.record.where, path)
-                return
-        copied = promoting.copied(
-            blocks.path, path, self._ctx.conf, cancel=self._ctx.stop
-        )
-        self._note(path, os.stat(copied).st_ino)
-        promoting.show(copied, path, link)
-        LOG.info('%s is complete: %s', self.record.where, path)
-
-    def _note(self, path: str, inode: int) -> None:
-        self.record = dataclasses.replace(
-            self.record, promoted=path, inode=inode
-        )
-        self._records.save(self.record)
-
-    def _repoint(self) -> None:
-        destination, base = self.record.destination, self.record.promoted
-        assert destination is not None
-        assert base is not None
-        promoting.repoint(destination, self.socket, base)
+        :raises DetachError: somebody reads it, or a file that it is about
+            to become is still needed, and cannot be made
+        """
+        self.unmount()
+        self.check_idle(_SETTLE)
+        self._way.end()
+        self.stop()
+        self.gone = True
+        self._records.remove(self.record.id)
 
     def describe(self) -> dict[str, typing.Any]:
         """How it is, for those who ask; without a secret."""
@@ -332,14 +319,16 @@ class Served:
         """How far it is, in a word."""
         if self.record.released:
             return 'released'
-        if self.promoted:
+        if self._way.placed:
             return 'promoted'
+        if self._way.begun:
+            return 'complete'
         hydration = self.shared.hydration if self.shared else None
         return _STATES[hydration.state] if hydration else 'serving'
 
 
 @contextlib.contextmanager
-def _logged(where: str) -> typing.Iterator[None]:
+def _logged(where: str) -> Iterator[None]:
     try:
         yield
     except exceptions.TransferError as exc:

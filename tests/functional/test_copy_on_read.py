@@ -20,6 +20,7 @@ import pytest
 import oslo_transfer
 from oslo_transfer import exceptions
 from oslo_transfer import qcow2
+from oslo_transfer import qemu_img
 from tests import groups
 from tests.servers import cache_service
 from tests.servers import certs
@@ -182,7 +183,10 @@ def test_who_reads_does_not_notice(here, origin):
         service.copy(origin.url('/image'), form='path')
         with open(here / 'disk', 'rb') as file:
             assert file.read(4096) == DATA[:4096]
-            service.wait(here / 'disk', 'promoted')
+            until(lambda: 'in use' in service.export(here / 'disk')['problem'])
+            # The next one has the complete file already.
+            assert (here / 'disk').read_bytes() == DATA
+            assert (here / 'disk').is_symlink()
             origin.stop()
             assert file.read() == DATA[4096:]
         service.wait(here / 'disk', 'released')
@@ -258,16 +262,39 @@ def test_two_guests_of_one_image(here, origin):
     assert (here / 'two.base').read_bytes() == DATA
 
 
+def test_a_second_guest_when_the_first_has_its_file(here, origin):
+    """What the first one does with it is not the second one's business."""
+    with host(here) as service:
+        service.copy(origin.url('/image'), 'one')
+        with Guest(here / 'one') as guest:
+            service.wait(here / 'one', 'promoted')
+            made = service.copy(origin.url('/image'), 'two')
+            with open(here / 'one.base', 'r+b') as file:
+                file.write(b'Z' * 65536)
+            assert read(here / 'two') == DATA
+            service.wait(here / 'two', 'released')
+            assert guest.read(MIB, 4096) == DATA[MIB : MIB + 4096]
+        made.detach()
+        service.wait(here / 'one', 'released')
+    assert (here / 'two.base').read_bytes() == DATA
+
+
 def test_a_wrong_digest_is_no_file(here, origin):
     """It is served on, for guests run from it, and said."""
     with host(here) as service:
-        service.copy(
-            origin.url('/image'), hash_algo='sha256', hash_value='0' * 64
-        )
+        wrong = {'hash_algo': 'sha256', 'hash_value': '0' * 64}
+        attachment = service.copy(origin.url('/image'), **wrong)
         service.wait(here / 'disk', 'damaged')
         until(lambda: 'sha256' in service.export(here / 'disk')['problem'])
         assert read(here / 'disk') == DATA
-    assert not (here / 'disk.base').exists()
+        with pytest.raises(exceptions.IntegrityError):
+            service.copy(origin.url('/image'), 'other', **wrong)
+        attachment.detach()
+        assert not (here / 'disk.base').exists()
+        # Nothing of it is kept.
+        right = {**wrong, 'hash_value': DIGEST}
+        service.copy(origin.url('/image'), 'right', **right)
+        service.wait(here / 'right', 'released')
 
 
 def test_another_version_is_never_mixed_in(here, origin):
@@ -358,7 +385,7 @@ def test_a_link_that_somebody_replaced(here, origin):
     (here / 'disk').write_bytes(b'mine')
     with host(here) as service:
         until(
-            lambda: 'not the link' in service.export(here / 'disk')['problem']
+            lambda: 'left as it is' in service.export(here / 'disk')['problem']
         )
         service.stop()
     assert (here / 'disk').read_bytes() == b'mine'
@@ -443,3 +470,37 @@ def test_a_cache_that_is_too_small(here, origin):
         store = service.client.status()['roles']['cache']['store']
         assert store['bytes_used'] <= 4 * MIB
         assert service.export(here / 'disk')['state'] == 'serving'
+
+
+def identity(path):
+    if not os.path.lexists(path):
+        return None
+    found = path.lstat()
+    return found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns
+
+
+@pytest.mark.parametrize('what', ['nothing', 'fifo', 'file', 'overlay'])
+@pytest.mark.parametrize('form', ['overlay', 'path'])
+def test_a_destination_that_is_another_thing(what, form, here, origin):
+    """It is left alone, nobody hangs, and it can be detached."""
+    disk = here / 'disk'
+    with host(here, hydrate_delay=3600) as service:
+        attachment = service.copy(origin.url('/image'), form=form)
+        service.stop()
+    disk.unlink()
+    if what == 'fifo':
+        os.mkfifo(disk)
+    elif what == 'file':
+        disk.write_bytes(b'mine')
+    elif what == 'overlay':
+        qemu_img.create_overlay(
+            str(disk), '/nowhere', 'raw', MIB, dd_lab.context(service.conf())
+        )
+    before = identity(disk)
+    with host(here) as service:
+        until(lambda: 'left as it is' in service.export(disk)['problem'])
+        attachment.detach()
+        assert service.client.cached() == []
+    assert identity(disk) == before
+    assert not (here / 'disk.base').exists()
+    assert list((here / 'state' / 'cached').glob('*/*')) == []

@@ -23,6 +23,7 @@ from oslo_transfer.drivers import localfs
 from oslo_transfer import qcow2
 from oslo_transfer.service import cache
 from oslo_transfer.service import client
+from oslo_transfer.service import completing
 from oslo_transfer.service import daemon
 from oslo_transfer.service import promoting
 from oslo_transfer.service import serving
@@ -75,20 +76,23 @@ def after(where, name):
 
 
 STAGES = {
-    'complete': lambda: before(serving.Served, '_promote'),
+    'complete': lambda: before(completing.Way, '_leave_cache'),
+    'noted': lambda: after(serving.Served, 'note'),
     'taken': lambda: after(store.Store, 'take'),
-    'noted': lambda: after(serving.Served, '_note'),
+    'left': lambda: after(completing.Way, '_leave_cache'),
     'flushed': lambda: before(localfs, 'rename'),
     'renamed': lambda: after(localfs, 'rename'),
-    'moved': lambda: after(promoting, 'move'),
+    'placed': lambda: after(promoting, 'place'),
     'about to be changed': lambda: before(promoting, 'repoint'),
     'changed': lambda: after(promoting, 'repoint'),
+    'about to be diverted': lambda: before(promoting, 'divert'),
+    'diverted': lambda: after(promoting, 'divert'),
 }
 # Where it cannot be renamed, because others use the image, too.
 COPIES = {
     'copied': lambda: after(promoting, 'copied'),
-    'noted': lambda: after(serving.Served, '_note'),
-    'shown': lambda: after(promoting, 'show'),
+    'noted': lambda: after(serving.Served, 'note'),
+    'placed': lambda: after(promoting, 'place'),
 }
 
 
@@ -149,7 +153,7 @@ def copy(here, conf, form, name='disk'):
         (form, stage)
         for form in ('overlay', 'path')
         for stage in STAGES
-        if form == 'overlay' or 'change' not in stage
+        if ('divert' if form == 'overlay' else 'change') not in stage
     ],
 )
 def test_while_it_is_renamed(form, stage, here, conf, children):
