@@ -52,7 +52,8 @@ def killed(children, directory, tally, seed, **mode):
             lambda: (
                 child.wait(0.001)
                 or (tally.served >= served and tally.durable >= flushed)
-            )
+            ),
+            forkserver.END_SECONDS,
         )
         # Not only just after something was told.
         child.wait(rng.random() * 0.02)
