@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import typing
+
 from oslo_config import cfg
 from oslo_config import types
 
@@ -10,6 +12,21 @@ GROUP = 'oslo_transfer_cache'
 
 _MOST = 1 << 60
 _WEEK = 7 * 24 * 3600.0
+
+
+class PowerOfTwo(types.Integer):
+    """A number that blocks of the disk fit into."""
+
+    def __call__(self, value: typing.Any) -> int:
+        """Check it.
+
+        :raises ValueError: it is none, or out of bounds
+        """
+        number = int(super().__call__(value))
+        if number & (number - 1):
+            raise ValueError(f'{number} is not a power of two')
+        return number
+
 
 OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
@@ -30,11 +47,10 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         'Where nothing can go, images are served on without keeping more. 0 '
         'means as much as the file system has.',
     ),
-    cfg.IntOpt(
+    cfg.Opt(
         'block_bytes',
+        type=PowerOfTwo(min=4096, max=4 << 20),
         default=64 * 1024,
-        min=4096,
-        max=4 << 20,
         help='Size of the blocks that are fetched and kept, in bytes: a '
         'power of two. Small ones bring less that nobody asked for, large '
         'ones cost less for each byte. Images that were kept with another '

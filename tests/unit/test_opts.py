@@ -314,3 +314,15 @@ def test_state_of_root_is_in_the_systems_place(monkeypatch):
     monkeypatch.setattr('os.geteuid', lambda: 0)
     monkeypatch.setenv('XDG_STATE_HOME', '/x')
     assert opts.default_state_path() == '/var/lib/oslo-transfer'
+
+
+@pytest.mark.parametrize('value', ['4096', '65536', '4194304'])
+def test_blocks_of_the_cache(value, conf):
+    conf.set_override('block_bytes', value, 'oslo_transfer_cache')
+    assert conf.oslo_transfer_cache.block_bytes == int(value)
+
+
+@pytest.mark.parametrize('value', ['5001', '4097', '2048', '8388608', 'x'])
+def test_no_blocks_of_the_cache(value, conf):
+    with pytest.raises(ValueError):
+        conf.set_override('block_bytes', value, 'oslo_transfer_cache')
