@@ -31,7 +31,8 @@ class Lock:
         path = os.path.join(directory, NAME)
         with oserrors.os_errors(f'making {directory}'):
             os.makedirs(directory, 0o700, exist_ok=True)
-            names = os.listdir(directory)
+            # A file system of its own begins with that.
+            names = set(os.listdir(directory)) - {'lost+found'}
         if names and NAME not in names:
             raise exceptions.ConfigurationError(
                 f'{directory} is not a cache, and not empty: set [oslo_'

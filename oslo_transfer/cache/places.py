@@ -40,7 +40,7 @@ def find(directory: str) -> dict[str, blockmap.Header]:
         names = os.listdir(directory)
     for name in names:
         path = os.path.join(directory, name)
-        if name in (owner.NAME, TAKEN):
+        if name in (owner.NAME, TAKEN, 'lost+found'):
             continue
         if not _is_ours(path, name):
             LOG.warning('%s is not of the cache, and left alone', path)

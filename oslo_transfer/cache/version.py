@@ -19,6 +19,10 @@ def size_of(source: base.Source, where: str, digest: str | None) -> int:
     :param digest: that it is known to have, or None
     :raises CapabilityMissing: it cannot be
     """
+    if source.size == 0:
+        raise exceptions.CapabilityMissing(
+            f'{where} is empty: there is nothing to be cached'
+        )
     if (
         source.size is None
         or base.Capability.RANDOM_READ not in source.capabilities
