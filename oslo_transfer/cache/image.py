@@ -156,7 +156,11 @@ class CachedImage:
         return self._origin.error or self._fetcher.bypassed
 
     def statistics(self) -> Mapping[str, int]:
-        """Counts since it was opened."""
+        """Counts since it was opened.
+
+        Hits and misses are of claims: what was missed is claimed again by
+        the one who has brought it, and by the one who sends it.
+        """
         with self._lock:
             readers = [*self._readers]
             hits, misses, served = self._hits, self._misses, self._served
@@ -164,7 +168,7 @@ class CachedImage:
             'readers': len(readers),
             'hits': hits + sum(each.hits for each in readers),
             'misses': misses + sum(each.misses for each in readers),
-            'bytes_served': served + sum(each.served for each in readers),
+            'bytes_claimed': served + sum(each.served for each in readers),
             'waits': self._fetcher.waits,
             'bytes_fetched': self._fetcher.fetched,
             'requests': self._origin.requests,

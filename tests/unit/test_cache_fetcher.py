@@ -343,7 +343,7 @@ def test_statistics_say_what_was_done(setting):
     read(reader, 0, BLOCK)
     found = setting.image.statistics()
     assert found['readers'] == 1
-    assert found['bytes_served'] == 2 * BLOCK
+    assert found['bytes_claimed'] == 2 * BLOCK
     assert found['bytes_fetched'] == BLOCK
     assert (found['hits'], found['misses']) == (2, 1)
     reader.close()
