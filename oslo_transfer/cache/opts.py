@@ -22,7 +22,7 @@ class PowerOfTwo(types.Integer):
 
         :raises ValueError: it is none, or out of bounds
         """
-        number = int(super().__call__(value))
+        number: int = super().__call__(value)  # type: ignore[assignment]
         if number & (number - 1):
             raise ValueError(f'{number} is not a power of two')
         return number
