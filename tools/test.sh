@@ -21,7 +21,8 @@ readonly POLICY=/usr/sbin/policy-rc.d
 readonly GROUPS_ALL=(bittorrent cache file ftp guest http iscsi nbd sftp)
 declare -rA GROUP_COMMANDS=(
     [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
-    [cache]='fio nbdcopy nbdkit nginx qemu-img qemu-io'
+    [cache]='aria2c curl fio fusermount3 nbdcopy nbdfuse nbdinfo nbdkit nginx
+        qemu-img qemu-io qemu-system-x86_64 wget'
     [file]='busybox fusermount3 losetup mkfs.btrfs mkfs.ext4 mkfs.xfs nbdfuse
         nbdkit qemu-img strace'
     [ftp]='vsftpd'
