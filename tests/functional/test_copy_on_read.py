@@ -41,7 +41,15 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 
 pytestmark = groups.marks(
     'cache',
-    all(map(shutil.which, ('nginx', 'qemu-img', 'qemu-io', 'nbdfuse'))),
+    all(
+        map(
+            shutil.which,
+            (
+                *('nginx', 'nbdfuse', 'qemu-img', 'qemu-io'),
+                'qemu-system-x86_64',
+            ),
+        )
+    ),
 )
 
 
