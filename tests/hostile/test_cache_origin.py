@@ -362,7 +362,8 @@ def test_readers_are_cancelled_while_they_wait(server, conf, tmp_path):
 
 def test_hydration_never_starves_a_demand_read(server, conf, tmp_path):
     """K-25: its latency stays that of an origin that does nothing else."""
-    good = resource.Resource(DATA, SIZE, rate=4e6)
+    # All of it takes two seconds.
+    good = resource.Resource(DATA, SIZE, rate=2e6)
     url = server.serve('/image', good)
 
     def latencies(directory, hydrate):
@@ -385,7 +386,7 @@ def test_hydration_never_starves_a_demand_read(server, conf, tmp_path):
     beside = latencies(tmp_path / 'beside', True)
     assert len(beside) >= 8
     assert statistics.median(beside) < 3 * statistics.median(alone) + 0.02
-    assert max(beside) < 0.5
+    assert max(beside) < 1
 
 
 def test_slow_origin_is_read_by_more_streams(server, conf, tmp_path):
