@@ -336,8 +336,9 @@ def test_readers_touch_all_that_they_read(tmp_path, conf):
     recorder = _trace.Recorder(9 * BLOCK, BLOCK, 60.0)
     ctx = _call.Call(conf, None, None, None).ctx
     # Nothing is here, so nothing is given; but it was wanted.
+    fetcher = mock.Mock(latency=0.0)
     with _reader.Reader(
-        blocks, mock.Mock(), ctx, on_touch=recorder.touch
+        blocks, fetcher, ctx, on_touch=recorder.touch
     ) as reader:
         reader.claim(BLOCK, 512)
         reader.claim(BLOCK + 512, 512)
