@@ -15,7 +15,7 @@ import typing
 
 # Seconds to wait awake, and what is quick; how often clients have to be
 # quick again where that was in vain.
-_AWAKE, _QUICK, _VAIN = 50e-6, 200e-6, 32
+_AWAKE, _QUICK, _VAIN = 100e-6, 200e-6, 4
 # One thread of the process waits awake at a time.
 _ALONE = threading.Lock()
 
