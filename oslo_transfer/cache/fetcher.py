@@ -144,19 +144,21 @@ class Fetcher(demand.Demand):
         left = 1 if level == SOON else 2
         return later < max(1, min(self._streams - left, self._wide))
 
-    def _judge(self, run: Run, seconds: float, waited: float) -> None:
+    def _judge(
+        self, run: Run, count: int, seconds: float, waited: float
+    ) -> None:
         """Read by more streams where the peer is slow, by less where not.
 
         And in pieces that do not take long.
 
-        :param seconds: that a piece took
+        :param count: bytes of a piece
+        :param seconds: that it took
         :param waited: seconds of them spent waiting for the peer
         """
+        fits = count / max(seconds, 1e-6) * demand.CHUNK_SECONDS
+        most = min(2 * run.chunk, self._chunks[1])
         with self._changed:
-            if seconds < 0.5 * demand.CHUNK_SECONDS:
-                run.chunk = min(2 * run.chunk, self._chunks[1])
-            elif seconds > 1.5 * demand.CHUNK_SECONDS:
-                run.chunk = max(1, run.chunk // 2)
+            run.chunk = max(1, min(most, int(fits / self._blocks.block_bytes)))
             if run.level == NOW:
                 return
             if waited > _WAITS_MOSTLY * seconds:
@@ -231,20 +233,24 @@ class Fetcher(demand.Demand):
                     carried,
                     run,
                 )
-                seconds = time.monotonic() - began
-                self._judge(run, seconds, stream.waited - waited)
-                began, waited = time.monotonic(), stream.waited
+                now = time.monotonic()
+                piece = filled - carried, now - began, stream.waited - waited
+                began, waited = now, stream.waited
                 whole = filled
                 if start + filled < end:
                     whole -= filled % size
                 with self._changed:
                     self.fetched += whole
                 self._arrived(run, buffer[:whole])
+                # Not before: it may be cut off behind the chunk.
+                self._judge(run, *piece)
                 start += whole
                 carried = filled - whole
                 buffer[:carried] = buffer[whole:filled]
                 if start < end:
+                    now = time.monotonic()
                     self._give_way(run)
+                    began += time.monotonic() - now
 
     def _is_in_the_way(self, level: int) -> bool:
         """Whether what is needed more badly has to have the line.
