@@ -8,6 +8,7 @@ what is there, and looks again when it is told that something has come.
 from __future__ import annotations
 
 import collections
+from collections.abc import Hashable
 import logging
 import os
 import threading
@@ -89,8 +90,11 @@ class Miss:
 class Workers(typing.Protocol):
     """Threads that do what would block."""
 
-    def do(self, job: typing.Callable[[], None]) -> None:
-        """Have something done, in turn."""
+    def do(self, job: typing.Callable[[], None], whose: Hashable) -> None:
+        """Have something done, in turn.
+
+        :param whose: what it is done for: it does not get all threads
+        """
 
 
 class Budget:
@@ -112,6 +116,15 @@ class Budget:
         """It is not held any more."""
         with self._lock:
             self._left += count
+
+
+def told_of(error: exceptions.TransferError) -> str:
+    """What a client is told of an error.
+
+    Where an image comes from, and where it is here, is not its business.
+    """
+    LOG.info('a client of NBD gets an error: %s', error)
+    return f'the image cannot be read now ({type(error).__name__})'
 
 
 class Misses:
@@ -154,7 +167,7 @@ class Misses:
             if self._running == _AT_ONCE:
                 return
             self._running += 1
-        self._workers.do(self._work)
+        self._workers.do(self._work, id(self._image))
 
     def _look_ahead(self, miss: Miss) -> None:
         """See whether it is in order.
@@ -215,7 +228,7 @@ class Misses:
             reader = reader or self._image.reader()
             self._fetch(miss, reader)
         except exceptions.TransferError as exc:
-            miss.error = str(exc)
+            miss.error = told_of(exc)
         except Exception:
             LOG.exception('fetching for a client of NBD')
             miss.error = 'internal error'
@@ -232,7 +245,7 @@ class Misses:
         if closed and reader is not None:
             reader.close()
         if more:
-            self._workers.do(self._work)
+            self._workers.do(self._work, id(self._image))
 
     def _fetch(self, miss: Miss, reader: exported.Reader) -> None:
         length = miss.length

@@ -15,6 +15,7 @@ import typing
 
 from oslo_transfer import exceptions
 from oslo_transfer.export import exported
+from oslo_transfer.export import nbd_misses
 from oslo_transfer import nbd_wire as wire
 
 Option = wire.Option
@@ -216,7 +217,8 @@ class Negotiation:
             try:
                 self._agree(name, image)
             except exceptions.TransferError as exc:
-                self._reply(kind, Reply.ERR_PLATFORM, str(exc).encode())
+                told = nbd_misses.told_of(exc)
+                self._reply(kind, Reply.ERR_PLATFORM, told.encode())
                 return False
         self._reply(
             kind,

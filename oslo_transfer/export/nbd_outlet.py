@@ -47,19 +47,25 @@ class Outlet:
     """The way to one client; one thread uses it.
 
     :param sock: it blocks
-    :param reader: of what is sent
+    :param image: what is sent
+    :param reader: of it
     :param structured: replies are
     """
 
     def __init__(
-        self, sock: socket.socket, reader: exported.Reader, structured: bool
+        self,
+        sock: socket.socket,
+        image: exported.Exported,
+        reader: exported.Reader,
+        structured: bool,
     ) -> None:
         self._sock = sock
         self._out = sock.fileno()
         #: Of what is sent.
         self.reader = reader
         self._structured = structured
-        self._splices = not isinstance(sock, ssl.SSLSocket)
+        self._image = image
+        self._plain = not isinstance(sock, ssl.SSLSocket)
         #: What is gathered, up to :attr:`at`.
         self.room = bytearray(ROOM)
         self.view = memoryview(self.room)
@@ -68,6 +74,11 @@ class Outlet:
         self.sent = 0
         #: Requests that ended in an error.
         self.failed = 0
+
+    @property
+    def _splices(self) -> bool:
+        """Whether pages of the file may be sent as they are."""
+        return self._plain and self._image.stays
 
     def flush(self) -> None:
         """Send what is gathered; nothing is claimed meanwhile.
@@ -207,13 +218,14 @@ class Outlet:
         """
         self._promise(miss.cookie, miss.offset, count, False)
         done = 0
-        if self._splices:
+        splices = self._splices
+        if splices:
             self._sock.sendall(self.view[: self.at], _MORE)
             self.sent += self.at
             self.at = 0
             done = self._splice(miss.offset, count)
         if done < count:
-            self._copy(miss, done, count)
+            self._copy(miss, done, count, not splices)
             return
         miss.advance(count)
         if self._structured and not miss.length:
@@ -270,17 +282,21 @@ class Outlet:
         self.sent += done
         if done < length:
             miss = nbd_misses.Miss(0, cookie, offset, length, True)
-            self._copy(miss, done, length)
+            self._copy(miss, done, length, False)
         elif self._structured:
             wire.CHUNK.pack_into(
                 self.room, 0, _MAGIC, wire.DONE, _NONE, cookie, 0
             )
             self.at = wire.CHUNK.size
 
-    def _copy(self, miss: nbd_misses.Miss, done: int, count: int) -> None:
-        """Send the rest of what was promised through the buffer."""
+    def _copy(
+        self, miss: nbd_misses.Miss, done: int, count: int, is_claimed: bool
+    ) -> None:
+        """Send the rest of what was promised through the buffer.
+
+        :param is_claimed: it can be read from the file
+        """
         cookie, start = miss.cookie, miss.offset
-        is_claimed = not self._splices
         miss.advance(count)
         while done < count:
             if self.at == ROOM:
@@ -295,7 +311,8 @@ class Outlet:
                 if not self._structured:
                     raise Broken from exc
                 self._fill_up(count - done)
-                self.fail(cookie, wire.Error.EIO, str(exc), start + done)
+                told = nbd_misses.told_of(exc)
+                self.fail(cookie, wire.Error.EIO, told, start + done)
                 miss.length = 0
                 return
             self.at += step
@@ -326,7 +343,7 @@ class Outlet:
         self.flush()
         if miss.whole and miss.length > nbd_misses.PART:
             self._promise(miss.cookie, miss.offset, miss.length, False)
-            self._copy(miss, 0, miss.length)
+            self._copy(miss, 0, miss.length, False)
             return
         data = memoryview(bytearray(min(miss.length, nbd_misses.PART)))
         while miss.length:
@@ -334,7 +351,8 @@ class Outlet:
             try:
                 self.reader.read(part, miss.offset)
             except exceptions.TransferError as exc:
-                self.fail(miss.cookie, wire.Error.EIO, str(exc), miss.offset)
+                told = nbd_misses.told_of(exc)
+                self.fail(miss.cookie, wire.Error.EIO, told, miss.offset)
                 return
             self.data(miss, part)
 

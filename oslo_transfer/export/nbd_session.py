@@ -104,7 +104,7 @@ class Session:
         # Of what was fetched.
         self._second = agreement.image.reader()
         self._outlet = nbd_outlet.Outlet(
-            sock, self._reader, agreement.structured
+            sock, agreement.image, self._reader, agreement.structured
         )
         self._misses = nbd_misses.Misses(agreement.image, workers, budget)
         self._in = memoryview(bytearray(_HEAD * _REQUESTS))
@@ -356,7 +356,7 @@ class Session:
                     bool(flags & wire.RequestFlag.REQ_ONE),
                 )
             except exceptions.TransferError as exc:
-                outlet.fail(cookie, Error.EIO, str(exc))
+                outlet.fail(cookie, Error.EIO, nbd_misses.told_of(exc))
         else:
             whole = not self._structured or bool(flags & wire.RequestFlag.DF)
             miss = nbd_misses.Miss(kind, cookie, offset, length, whole)
