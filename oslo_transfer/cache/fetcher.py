@@ -365,6 +365,9 @@ class Fetcher(demand.Demand):
             self.bypassed, self._full_since = error, now
             for level in (SOON, SOMEDAY):
                 self._queues[level].clear()
+            # What nobody waits for would be fetched in vain.
+            for run in self._reading:
+                run.abandoned = run.level != NOW
         elif (
             self.bypassed is not None
             # Zeros take no room.

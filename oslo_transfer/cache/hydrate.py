@@ -92,7 +92,10 @@ class Background:
         raise NotImplementedError
 
     def _feed(self, runs: Iterable[tuple[int, int]]) -> None:
-        """Have runs of blocks brought, no faster than the limit says."""
+        """Have runs of blocks brought, no faster than the limit says.
+
+        Ends early where nothing can be kept.
+        """
         size = self._blocks.block_bytes
         for first, end in runs:
             while first < end:
@@ -107,7 +110,8 @@ class Background:
                     not self._blocks.has(index) for index in range(first, stop)
                 )
                 while not self._fetcher.later(first, stop, self._level):
-                    self.error = self._fetcher.bypassed
+                    if self._fetcher.bypassed is not None:
+                        return
                     self._ctx.sleep(_SHORTEST)
                 self._ctx.sleep(self.limiter.moved(missing * size))
                 first = stop
@@ -198,8 +202,9 @@ class Hydration(Background):
         before = None
         while missing := sum(end - first for first, end in self._missing()):
             if before is not None:
-                self.error = self._fetcher.error or self._fetcher.bypassed
-                if missing < before:
+                full = self._fetcher.bypassed
+                self.error = self._fetcher.error or full
+                if missing < before and full is None:
                     pause = _SHORTEST
                 self._ctx.sleep(pause)
                 pause = min(2 * pause, _LONGEST)

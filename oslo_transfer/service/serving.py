@@ -26,6 +26,7 @@ from oslo_transfer.service import completing
 from oslo_transfer import unixdiag
 
 if typing.TYPE_CHECKING:
+    from oslo_transfer.cache import blocks as _blocks
     from oslo_transfer import context as _context
     from oslo_transfer.export import exported
     from oslo_transfer.service import images as _images
@@ -38,6 +39,8 @@ _SETTLE = 1.0
 _TICK = 0.02
 # Seconds until what did not work is tried again, at first and at last.
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 30.0
+# What an image needs besides its bytes: for each block, and at all.
+_ENTRY, _SPARE = 8, 1 << 20
 _STATES = {
     hydrate.HYDRATING: 'serving',
     hydrate.COMPLETE: 'serving',
@@ -158,7 +161,7 @@ class Served:
 
     def _hydrate(self, shared: _images.Shared) -> None:
         group = self.ctx.conf[opts.GROUP]
-        if 0 < group.max_bytes < self.record.size:
+        if 0 < group.max_bytes < _needed(shared.blocks):
             self._never = (
                 f'the image has {self.record.size} bytes, and the cache may '
                 f'take {group.max_bytes} (max_bytes): it stays in need of its '
@@ -325,6 +328,11 @@ class Served:
             return 'complete'
         hydration = self.shared.hydration if self.shared else None
         return _STATES[hydration.state] if hydration else 'serving'
+
+
+def _needed(blocks: _blocks.Blocks) -> int:
+    """Bytes of disk that an image without holes needs."""
+    return blocks.size + _SPARE + _ENTRY * blocks.count
 
 
 @contextlib.contextmanager

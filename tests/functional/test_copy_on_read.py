@@ -512,3 +512,24 @@ def test_a_destination_that_is_another_thing(what, form, here, origin):
     assert identity(disk) == before
     assert not (here / 'disk.base').exists()
     assert list((here / 'state' / 'cached').glob('*/*')) == []
+
+
+def test_two_images_in_a_cache_for_one(here, origin):
+    """What cannot be kept is not fetched again and again."""
+    (origin.root / 'other').write_bytes(resource.pattern(len(DATA)))
+    with host(here, max_bytes=24 * MIB) as service:
+        conf = service.conf()
+        first = oslo_transfer.attach(
+            f'cache+{origin.url("/other")}', conf=conf
+        )
+        until(lambda: service.client.cached()[0]['here'] == len(DATA))
+        made = service.copy(origin.url('/image'))
+        until(lambda: 'in use' in service.export(here / 'disk')['problem'])
+        assert read(here / 'disk') == DATA
+        before = sent(origin)
+        first.detach()
+        # There is room for it now.
+        service.wait(here / 'disk', 'released')
+        assert sent(origin) - before < 1.2 * len(DATA)
+        made.detach()
+    assert (here / 'disk.base').read_bytes() == DATA
