@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import functools
+import mmap
 import os
 import re
 import stat
@@ -139,8 +140,13 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
 
     :returns: False where the file system cannot
     """
-    if os.fstat(fd).st_size < offset + length:
+    size = os.fstat(fd).st_size
+    if size < offset + length:
         os.ftruncate(fd, offset + length)
+    if size <= offset + length:
+        # The last page goes as a whole. A part of one would be zeroed, and
+        # stay.
+        length += -(offset + length) % mmap.PAGESIZE
     return bool(_fallocate()(fd, _PUNCH_HOLE, offset, length) == 0)
 
 
