@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 import typing
 import zlib
 
@@ -41,9 +42,12 @@ class Owner(typing.Protocol):
 
     :ivar now: one byte, the present time, see
         :class:`oslo_transfer.cache.clock.Clock`
+    :ivar fixed_until: by ``time.monotonic()``: sockets may have pages of the
+        object until then
     """
 
     now: bytearray
+    fixed_until: float
 
     def room(
         self, image: Blocks, length: int
@@ -89,8 +93,12 @@ class Blocks:
         self.path = os.path.join(directory or '', places.DATA)
         #: Whether blocks can be put.
         self.keeps = directory is not None
-        #: Whether none is to be evicted.
+        #: Whether it is being closed.
+        self.closing = False
+        #: Whether none is to be evicted. Never reset: see
+        #: :attr:`oslo_transfer.export.exported.Exported.stays`
         self.stays = False
+        self._fixed_until = 0.0 if owner is None else owner.fixed_until
         self._owner = owner
         self._flushing = threading.Lock()
         self._map = blockmap.BlockMap(
@@ -176,7 +184,7 @@ class Blocks:
             for part, kind in zip(parts, kinds)
         ]
         losses = self._table.losses
-        if not self.keeps:
+        if self.closing or not self.keeps:
             raise exceptions.NoSpace(f'{self.path} is not written')
         # Evicting must not punch what is just being written.
         try:
@@ -280,7 +288,10 @@ class Blocks:
             return done
 
     def claimer(self) -> claimer.Claimer:
-        """One who claims blocks for sendfile(2) without a lock."""
+        """One who claims blocks for sendfile(2) without a lock.
+
+        :raises TransferCancelled: this was closed
+        """
         return self._table.claimer()
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
@@ -292,6 +303,17 @@ class Blocks:
         return self._extents.of(offset, length)
 
     # Letting go
+
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing of it may become a hole now.
+
+        A hole makes zeros of what sockets have of the file, too.
+        """
+        # Without that it is somebody else's file.
+        if self.stays or not self.keeps:
+            return True
+        return time.monotonic() < self._fixed_until
 
     def ages(self) -> set[int]:
         """For how long groups of blocks were not used."""
@@ -314,7 +336,7 @@ class Blocks:
         :raises TransferError: it cannot; space is given back nevertheless
         """
         with self._flushing:
-            if not self.keeps or self.stays:
+            if self.closing or self.fixed:
                 return 0
             gone = self._table.take_back(blocks)
             try:
@@ -324,8 +346,8 @@ class Blocks:
             return len(gone)
 
     def _punch(self, first: int, count: int) -> None:
-        if not self.keeps:
-            return  # The file is somebody else's.
+        if self.fixed:
+            return
         start = first * self.block_bytes
         end = min(start + count * self.block_bytes, self.size)
         self._file.punch(start, end - start)
@@ -375,6 +397,8 @@ class Blocks:
         :raises TransferError: it is not durable, or cannot be renamed;
             nothing changes
         """
+        # Should it fail, others may have taken it for one that stays.
+        self.stays = True
         self.keeps = False
         try:
             self.flush()
@@ -397,11 +421,12 @@ class Blocks:
     def shut(self) -> None:
         """Close the files; what was not flushed is missing afterwards.
 
-        Waits for those who put or read, but not for long: then the files
-        stay open, for another one could get their numbers.
+        Waits for those who put, read or have claims, but not for long: then
+        the files stay open, for another one could get their numbers. Nothing
+        is there for those who come later.
         """
-        self.keeps = False
-        if self._table.quiet(_PATIENCE):
+        self.closing = True
+        if self._table.close(_PATIENCE):
             with self._flushing:
                 self._file.close()
                 self._map.close()

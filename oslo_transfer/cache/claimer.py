@@ -42,8 +42,9 @@ class Claimer:
         self._touched = touched
         self._now = now
         self._block_bytes = block_bytes
-        #: First block and the one behind of what is claimed; None if nothing.
-        self.held: tuple[int, int] | None = None
+        #: First block and the one behind of what is claimed, and the first
+        #: that was missing, if any; None if nothing is claimed.
+        self.held: tuple[int, ...] | None = None
 
     def claim(self, offset: int, length: int) -> int:
         """Keep what is there of a range where it is; the last claim ends.
@@ -61,6 +62,7 @@ class Claimer:
         self._touched[first // GROUP] = self._now[0]
         if missing < 0:
             return length
+        self.held = first, end, missing
         return missing * size - offset if missing > first else 0
 
     def release(self) -> None:

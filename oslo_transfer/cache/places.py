@@ -50,7 +50,7 @@ def find(directory: str) -> dict[str, blockmap.Header]:
             LOG.info('%s is of no use to the cache, and removed', path)
             remove(path)
         else:
-            found.append((_used(path), name, header))
+            found.append((used(path), name, header))
     return {name: header for _used, name, header in sorted(found)}
 
 
@@ -78,17 +78,18 @@ def remove(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _used(path: str) -> float:
+def used(path: str) -> float:
+    """When an object was used last, by ``time.time()``."""
     try:
         return os.lstat(os.path.join(path, MAP)).st_mtime
     except OSError:
         return 0.0
 
 
-def touch(path: str) -> None:
-    """An object was used just now."""
+def touch(path: str, used: float) -> None:
+    """Note when an object was used last."""
     with contextlib.suppress(OSError):
-        os.utime(os.path.join(path, MAP))
+        os.utime(os.path.join(path, MAP), (used, used))
 
 
 def disk_bytes(path: str) -> int:

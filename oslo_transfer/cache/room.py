@@ -35,14 +35,14 @@ class Room:
     :param lock: held while blocks are let go of, and by whoever opens or
         closes objects
     :param spare: gives back so many bytes of what nobody has open, if it
-        can; returns how many it gave
+        can; at last more than that, if it is told so
     """
 
     def __init__(
         self,
         limit: int | None,
         lock: threading.RLock,
-        spare: Callable[[int], int],
+        spare: Callable[[int, bool], object],
     ) -> None:
         self._limit = limit
         self._evicting = lock
@@ -129,7 +129,7 @@ class Room:
             return
         # One at a time lets go of blocks.
         while not self._evicting.acquire(timeout=_context.TICK):
-            if not image.keeps:
+            if image.closing or not image.keeps:
                 raise exceptions.NoSpace(f'{image.path} is being closed')
         try:
             if self._has_reserved(length):
@@ -198,12 +198,15 @@ class Room:
         limit = self._most
         if limit is None:
             return
-        excess = self.used + self._reserved + length - limit
-        if excess > 0:
-            excess += _slack(limit)
-            excess -= self._spare(excess)
-            if excess > 0:
-                self._evict(excess)
+        for let_go in (
+            lambda excess: self._spare(excess, False),
+            self._evict,
+            lambda excess: self._spare(excess, True),
+        ):
+            excess = self.used + self._reserved + length - limit
+            if excess <= 0:
+                return
+            let_go(excess + _slack(limit))
 
     def _evict(self, excess: int) -> None:
         """Let go of blocks of open objects, those long unused first."""
@@ -211,7 +214,7 @@ class Room:
             (age, number)
             for number, image in enumerate(self._images)
             for age in image.ages()
-            if not image.stays
+            if not image.fixed
         ]
         try:
             for age, number in sorted(found, reverse=True):

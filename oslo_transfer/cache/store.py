@@ -38,6 +38,10 @@ _FLUSH_BYTES = 64 << 20
 _FLUSH_SECONDS = 5.0
 _TICK = 0.1
 _PATIENCE = 10.0
+# Seconds for which a client that was cut off may still read what its socket
+# has: pages of a data file, where they were sent as they are. A hole would
+# make zeros of them; a file that is removed leaves them as they are.
+_SENT = 60.0
 
 
 class _Held:
@@ -45,10 +49,11 @@ class _Held:
 
     image: _blocks.Blocks
 
-    def __init__(self, store: Store, key: str) -> None:
+    def __init__(self, store: Store, key: str, fixed_until: float) -> None:
         self._store = store
         self._key = key
         self.now = store.now
+        self.fixed_until = fixed_until
         self.users = 0
 
     def room(
@@ -87,11 +92,16 @@ class Store:
         self._directory = os.path.abspath(directory)
         self._block_bytes = block_bytes
         self._quota = quota_bytes
-        # Who is open, and who is not: those last used last. RLock: what
-        # nobody has open is let go of while it is held.
+        # Who is open, and who is not used: those last used last. What is
+        # only scrubbed is both. RLock: what nobody has open is let go of
+        # while it is held.
         self._lock = threading.RLock()
         self._held: dict[str, _Held] = {}
         self._idle: dict[str, blockmap.Header] = {}
+        # When to make holes again in what was sent, by this process, and
+        # maybe by the one before.
+        self._sent: dict[str, float] = {}
+        self._sent_before: dict[str, float] = {}
         self._room = _room.Room(quota_bytes or None, self._lock, self._spare)
         #: See :class:`oslo_transfer.cache.clock.Clock`.
         self.now = self._room.now
@@ -119,6 +129,8 @@ class Store:
 
     def _look(self) -> None:
         self._idle = places.find(self._directory)
+        until = time.monotonic() + _SENT
+        self._sent_before = dict.fromkeys(self._idle, until)
         for key in self._idle:
             self._measure(key)
         # One that died may have left more than is allowed.
@@ -135,6 +147,8 @@ class Store:
 
     def _remove(self, key: str) -> None:
         self._idle.pop(key, None)
+        self._sent.pop(key, None)
+        self._sent_before.pop(key, None)
         places.remove(self._path(key))
         self._measure(key)
 
@@ -159,21 +173,25 @@ class Store:
 
     def _open(self, key: str, header: blockmap.Header) -> _blocks.Blocks:
         with self._lock:
-            held = self._held.get(key)
-            if held is None:
-                held = self._held[key] = self._make(key, header)
-                self._idle.pop(key, None)
+            held = self._join(key, header)
             image = held.image
             if (image.size, image.identity) != header[1:]:
                 raise exceptions.Unavailable(
                     f'another version of {key} is in use'
                 )
+            self._idle.pop(key, None)
             held.users += 1
             return image
 
+    def _join(self, key: str, header: blockmap.Header) -> _Held:
+        held = self._held.get(key)
+        if held is None:
+            held = self._held[key] = self._make(key, header)
+        return held
+
     def _make(self, key: str, header: blockmap.Header) -> _Held:
         size, identity = header.size, header.identity
-        held = _Held(self, key)
+        held = _Held(self, key, self._sent.get(key, 0.0))
         if self._owned is not None:
             try:
                 held.image = _blocks.Blocks(
@@ -248,6 +266,11 @@ class Store:
 
     def _shut(self, key: str) -> None:
         image = self._held.pop(key).image
+        used = time.time()
+        if key in self._idle:
+            used = places.used(self._path(key))  # It was only scrubbed.
+        elif image.stays:
+            self._sent[key] = time.monotonic() + _SENT
         try:
             image.flush()
         except exceptions.TransferError as exc:
@@ -260,7 +283,7 @@ class Store:
             self._remove(key)  # It was given away.
         else:
             self._idle[key] = header
-            places.touch(self._path(key))
+            places.touch(self._path(key), used)
             self._measure(key)
 
     # What an object asks for
@@ -272,14 +295,25 @@ class Store:
             yield
         self._put.set()
 
-    def _spare(self, excess: int) -> int:
-        """Let go of blocks that nobody has open, the oldest objects first."""
-        freed = 0
+    def _spare(self, excess: int, whole: bool) -> None:
+        """Let go of blocks that nobody has open, the oldest objects first.
+
+        :param whole: take an object where only a part should go, and cannot
+        """
         for key, header in [*self._idle.items()]:
-            if freed >= excess:
+            if excess <= 0:
                 break
-            freed += self._spare_from(key, header, excess - freed)
-        return freed
+            if key in self._held:
+                continue
+            size = places.disk_bytes(self._path(key))
+            if size <= excess or whole:
+                self._remove(key)
+                self._room.evicted += size // header.block_bytes
+                excess -= size
+            elif time.monotonic() >= max(
+                self._sent.get(key, 0.0), self._sent_before.get(key, 0.0)
+            ):
+                excess -= self._spare_from(key, header, excess)
 
     def _spare_from(
         self, key: str, header: blockmap.Header, excess: int
@@ -343,19 +377,18 @@ class Store:
         :returns: how many were damaged
         """
         with self._lock:
-            keys = [*self._idle, *self._held]
+            keys = {*self._idle, *self._held}
         return sum(self._scrub(key, stop, rate) for key in keys)
 
     def _scrub(self, key: str, stop: threading.Event, rate: int | None) -> int:
         with self._lock:
             held, header = self._held.get(key), self._idle.get(key)
-            if held is not None:
-                held.users += 1
-                image = held.image
-            elif header is not None:
-                image = self._open(key, header)
-            else:
-                return 0
+            if held is None:
+                if header is None:
+                    return 0
+                held = self._join(key, header)
+            held.users += 1
+            image = held.image
         try:
             before = image.damaged
             for index in range(image.count):
@@ -373,7 +406,7 @@ class Store:
             images = [held.image for held in self._held.values()]
             return {
                 'keeps': int(not self._room.problem),
-                'objects': len(images) + len(self._idle),
+                'objects': len({*self._held, *self._idle}),
                 'objects_open': len(images),
                 'bytes_limit': self._quota,
                 'bytes_used': self._room.used,

@@ -17,6 +17,7 @@ from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import claimer
 from oslo_transfer.cache import clock
 from oslo_transfer.cache import datafile
+from oslo_transfer import exceptions
 
 #: What is known of a block that was compared with its checksum: it is right,
 #: it is right and of zeros.
@@ -24,6 +25,8 @@ RIGHT, ZERO = 1, 2
 _ZEROS_OR_NOT = re.compile(rb'\x02+|[^\x02]+', re.DOTALL)
 # Blocks whose space is taken while nobody else can do anything.
 _AT_ONCE = 256
+# Seconds after which to look again at claims, which nobody tells the end of.
+_TICK = 0.01
 
 
 def kind_of(block: memoryview) -> int:
@@ -62,6 +65,9 @@ class Table:
         self.clock = clock.Clock(found.presence(), now)
         self._claimers: weakref.WeakSet[claimer.Claimer] = weakref.WeakSet()
         self._pins: dict[int, int] = {}
+        # Blocks that are gone, but not their space: somebody reads them.
+        self._owed: set[int] = set()
+        self._closed = False
         #: Blocks that were found to be other than they were put.
         self.damaged = 0
 
@@ -78,7 +84,7 @@ class Table:
     def checksum(self, index: int) -> int | None:
         """Checksum of a block; None if it is not there."""
         with self._lock:
-            return self._known(index)
+            return None if self._closed else self._known(index)
 
     def _known(self, index: int) -> int | None:
         checksum = self._fresh.get(index)
@@ -106,7 +112,8 @@ class Table:
             if not self._fresh:
                 self.fresh_since = time.monotonic()
             self._fresh.update(enumerate(checksums, first))
-            self.checked[first : first + len(kinds)] = kinds
+            if not self._closed:
+                self.checked[first : first + len(kinds)] = kinds
             self.clock.touch(range(first, first + len(kinds)))
             return True
 
@@ -117,6 +124,8 @@ class Table:
         :returns: whether it is there, and right
         """
         with self._lock:
+            if self._closed:
+                return False
             # It may have been put again, or evicted, meanwhile.
             if self._known(index) == checksum:
                 # Who has put it meanwhile knows better.
@@ -161,13 +170,49 @@ class Table:
                 if not self._pins:
                     self._unused.notify_all()
 
-    def quiet(self, seconds: float) -> bool:
-        """Wait until nothing is pinned; returns whether nothing is."""
+    def close(self, seconds: float) -> bool:
+        """Have nothing any more: nobody gets to use anything.
+
+        Waits until those who do have ended.
+
+        :param seconds: how long to wait
+        :returns: whether nothing is used now
+        """
+        end = time.monotonic() + seconds
         with self._lock:
-            return self._unused.wait_for(lambda: not self._pins, seconds)
+            self._closed = True
+            # As in take_back(): who claims after this finds nothing.
+            self.checked[:] = bytes(len(self.checked))
+            while self._pins or self._claimed():
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                self._unused.wait(min(left, _TICK))
+            return True
+
+    def _claimed(self) -> set[int]:
+        """Blocks that were there for those who claim now."""
+        return {
+            index
+            for held in self._held()
+            for index in range(held[0], held[-1])
+        }
+
+    def _wanted(self) -> set[int]:
+        """Also those that were not there, and may come any moment."""
+        return {index for held in self._held() for index in range(*held[:2])}
+
+    def _held(self) -> Iterator[tuple[int, ...]]:
+        for each in self._claimers:
+            held = each.held
+            if held is not None:
+                yield held
 
     def claimer(self) -> claimer.Claimer:
-        """One who claims blocks without a lock."""
+        """One who claims blocks without a lock.
+
+        :raises TransferCancelled: this was closed
+        """
         made = claimer.Claimer(
             self.checked,
             self.clock.touched,
@@ -175,6 +220,8 @@ class Table:
             self._block_bytes,
         )
         with self._lock:
+            if self._closed:
+                raise exceptions.TransferCancelled('the cache was closed')
             self._claimers.add(made)
         return made
 
@@ -217,11 +264,7 @@ class Table:
             # Who claims after this finds nothing; who did before is seen.
             for index, _kind in there:
                 self.checked[index] = 0
-            claimed: set[int] = set()
-            for each in self._claimers:
-                held = each.held
-                if held is not None:
-                    claimed.update(range(*held))
+            claimed = self._wanted()
             gone = []
             for index, kind in there:
                 if index in claimed:
@@ -236,16 +279,22 @@ class Table:
     ) -> None:
         """Take the space of blocks, unless somebody has them again.
 
+        Where somebody still has what was there before, as after a flush
+        that failed, it is taken when this is called the next time.
+
         :param punch: is told a first block and how many
         """
-        left = iter(blocks)
+        with self._lock:
+            owed, self._owed = self._owed, set()
+        left = iter(sorted(owed.union(blocks)))
         while some := [*itertools.islice(left, _AT_ONCE)]:
             with self._lock:
-                free = [
-                    index
-                    for index in some
-                    if self._known(index) is None and index not in self._pins
-                ]
+                if self._closed:
+                    return
+                gone = [each for each in some if self._known(each) is None]
+                used = self._claimed().union(self._pins)
+                self._owed.update(used.intersection(gone))
+                free = [each for each in gone if each not in used]
                 # What follows on has the same distance to its place.
                 for _distance, run in itertools.groupby(
                     enumerate(free), lambda each: each[1] - each[0]

@@ -138,6 +138,28 @@ def test_failed_flush_loses_what_was_put(opened, tmp_path, monkeypatch):
     assert there(store.open('one', SIZE, IDENTITY)) == [1]
 
 
+def test_claims_outlast_a_failed_flush(opened, monkeypatch):
+    """What was lost, and cannot be put again, is still being sent."""
+    image = opened().open('one', SIZE, IDENTITY)
+    put(image, [1, 2])
+    mine = image.claimer()
+    assert mine.claim(BLOCK, BLOCK) == BLOCK
+    for name, number in (('fdatasync', errno.EIO), ('pwrite', errno.ENOSPC)):
+        Broken(monkeypatch, os, name).error = number
+    with pytest.raises(exceptions.StorageError):
+        image.flush()
+    for _ in range(2):
+        with pytest.raises(exceptions.NoSpace):
+            put(image, [1])
+    assert os.pread(image.fd, BLOCK, BLOCK) == content(1)
+    mine.release()
+    # Its space is not forgotten.
+    with pytest.raises(exceptions.NoSpace):
+        put(image, [2])
+    assert os.pread(image.fd, 2 * BLOCK, BLOCK) == bytes(2 * BLOCK)
+    monkeypatch.undo()
+
+
 def test_put_while_a_flush_fails(opened, monkeypatch):
     """The failure may be of what was just written."""
     image = opened().open('one', SIZE, IDENTITY)
@@ -235,7 +257,7 @@ def test_closing_waits_for_those_who_put(opened, monkeypatch):
     assert writing.wait(10)
     closing = threading.Thread(target=image.close)
     closing.start()
-    forkserver.until(lambda: not image.keeps)
+    forkserver.until(lambda: image.closing)
     assert image.fd >= 0
     go_on.set()
     for thread in (putting, closing):

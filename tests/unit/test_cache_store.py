@@ -110,6 +110,61 @@ def test_what_nobody_has_open_goes_first(opened):
     assert there(old) == list(range(16))
 
 
+def test_what_was_just_sent_becomes_no_hole(opened, tmp_path, monkeypatch):
+    """A client that was cut off still reads what its socket has."""
+    store = opened(32 * BLOCK + 2 * MAP)
+    image = store.open('sent', SIZE, IDENTITY)
+    put(image, range(16))
+    image.stays = True
+    with open(image.path, 'rb') as file:
+        image.close()
+        other = store.open('other', SIZE, IDENTITY)
+        put(other, range(18))
+        # There was something else to let go of.
+        assert len(there(other)) < 18
+        assert used(tmp_path) <= 32 * BLOCK + 2 * MAP
+        image = store.open('sent', SIZE, IDENTITY)
+        assert image.evict(range(16)) == 0
+        assert there(image) == list(range(16))
+        image.close()
+        other.stays = True
+        put(other, range(20))
+        # It went as a whole.
+        assert store.identity_of('sent') is None
+        whole = b''.join(content(index) for index in range(16))
+        assert file.read(16 * BLOCK) == whole
+    monkeypatch.setattr(_store, '_SENT', 0.0)
+    image = store.open('sent', SIZE, IDENTITY)
+    put(image, range(4))
+    image.stays = True
+    image.close()
+    image = store.open('sent', SIZE, IDENTITY)
+    assert image.evict(range(4)) == 4
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_scrub_is_no_use(opened, tmp_path, monkeypatch, again):
+    """What is compared is let go of no later."""
+    monkeypatch.setattr(_store, '_SENT', 0.0)
+    limit = 3 * (16 * BLOCK + MAP)
+    store = opened(limit)
+    for second, key in enumerate(('a', 'b', 'c')):
+        image = store.open(key, SIZE, IDENTITY)
+        put(image, range(16))
+        image.close()
+        os.utime(tmp_path / 'cache' / key / 'map', (second, second))
+    assert store._scrub('b', threading.Event(), None) == 0
+    assert store._scrub('a', threading.Event(), None) == 0
+    assert store.statistics()['objects'] == 3
+    if again:
+        store.close()
+        store = opened(limit)
+    for gone, key in (('a', 'd'), ('b', 'e')):
+        put(store.open(key, SIZE, IDENTITY), range(16))
+        assert store.identity_of(gone) is None
+    assert store.identity_of('c') == IDENTITY
+
+
 def test_order_outlives_the_store(opened, tmp_path):
     store = opened()
     for key in ('a', 'b', 'c'):
