@@ -15,6 +15,7 @@ from oslo_transfer.cache import store as _store
 from oslo_transfer.cache import version
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
 from oslo_transfer import opening
 
@@ -101,7 +102,7 @@ class CachedSource(base.Source):
         :returns: the NBD URI
         :raises TransferError: it cannot be served
         """
-        address = nbd.Address(path=path)
+        address = listening.Address(path=path)
         with nbd.NbdServer({'': self._image}, address) as server:
             yield server.uri
 

@@ -74,7 +74,7 @@ class Host(typing.Protocol):
 
         :param then: takes what the job returned, or its exception
         :param whose: what it waits for, see
-            :meth:`oslo_transfer.export.http_workers.Workers.do`
+            :meth:`oslo_transfer.export.workers.Workers.do`
         """
 
     def gone(self, connection: http_connection.Connection) -> None:

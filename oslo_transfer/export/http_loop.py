@@ -24,7 +24,7 @@ from oslo_transfer.export import exported
 from oslo_transfer.export import http_channel
 from oslo_transfer.export import http_connection
 from oslo_transfer.export import http_host
-from oslo_transfer.export import http_workers
+from oslo_transfer.export import workers as _workers
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Loop:
         self.find = find
         self._limits = limits
         self._most = most
-        self._workers = http_workers.Workers(workers)
+        self._workers = _workers.Workers(workers)
         self.now = time.monotonic()
         self.counts = http_host.Counts()
         self.room = memoryview(bytearray(_ROOM))

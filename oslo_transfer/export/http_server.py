@@ -20,8 +20,7 @@ from oslo_transfer import exceptions
 from oslo_transfer.export import exported
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_loop
-from oslo_transfer.export import nbd
-from oslo_transfer.export import nbd_listen
+from oslo_transfer.export import listening
 
 # Of those who come at once; the system may set a lower one.
 _BACKLOG = 4096
@@ -45,7 +44,7 @@ class HttpServer:
     def __init__(
         self,
         exports: Mapping[str, exported.Exported],
-        address: nbd.Address,
+        address: listening.Address,
         *,
         tls: ssl.SSLContext | None = None,
         most: int = 1000,
@@ -83,10 +82,10 @@ class HttpServer:
     def _listen(self) -> socket.socket:
         where = self._address
         if where.path is None:
-            listener = nbd_listen.tcp(where.host, where.port)
+            listener = listening.tcp(where.host, where.port)
             self._port = listener.getsockname()[1]
         else:
-            listener = nbd_listen.unix(
+            listener = listening.unix(
                 where.path, where.owner, where.group, where.mode
             )
             found = os.lstat(where.path)

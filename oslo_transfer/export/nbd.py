@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
@@ -24,14 +23,14 @@ import urllib.parse
 
 from oslo_transfer import exceptions
 from oslo_transfer.export import exported
-from oslo_transfer.export import http_workers
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd_line
-from oslo_transfer.export import nbd_listen
 from oslo_transfer.export import nbd_lot
 from oslo_transfer.export import nbd_misses
 from oslo_transfer.export import nbd_options
 from oslo_transfer.export import nbd_outlet
 from oslo_transfer.export import nbd_session
+from oslo_transfer.export import workers as _workers
 
 LOG = logging.getLogger(__name__)
 
@@ -47,26 +46,6 @@ _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # What all connections together hold of what the cache cannot keep.
 _MOST_HELD = 64 << 20
 _THREAD_NAME = 'oslo-transfer-nbd'
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where a server listens: on a unix socket, or with TCP.
-
-    :ivar path: of the unix socket; None for TCP
-    :ivar owner: name or number of the user whose it is
-    :ivar group: name or number of its group
-    :ivar mode: who may connect: it takes the right to write
-    :ivar host: address or name for TCP
-    :ivar port: 0 for a free one
-    """
-
-    path: str | None = None
-    owner: str | None = None
-    group: str | None = None
-    mode: int = 0o600
-    host: str = '127.0.0.1'
-    port: int = 0
 
 
 class _Client:
@@ -100,7 +79,7 @@ class NbdServer:
     def __init__(
         self,
         exports: Mapping[str, exported.Exported],
-        address: Address,
+        address: listening.Address,
         *,
         tls: ssl.SSLContext | None = None,
         most: int = 512,
@@ -112,7 +91,7 @@ class NbdServer:
         self._tls = tls
         self._most = most
         self._handshake_seconds = handshake_seconds
-        self._workers = http_workers.Workers(workers)
+        self._workers = _workers.Workers(workers)
         self._lot = nbd_lot.Lot()
         self._budget = nbd_misses.Budget(_MOST_HELD)
         self._lock = threading.Condition()
@@ -133,13 +112,13 @@ class NbdServer:
         """
         where = self._address
         if where.path is not None:
-            listener = nbd_listen.unix(
+            listener = listening.unix(
                 where.path, where.owner, where.group, where.mode
             )
             found = os.lstat(where.path)
             self._identity = found.st_dev, found.st_ino
         else:
-            listener = nbd_listen.tcp(where.host, where.port)
+            listener = listening.tcp(where.host, where.port)
             self._port = listener.getsockname()[1]
         self._listener = listener
         self._thread = threading.Thread(

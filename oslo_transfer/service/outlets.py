@@ -9,6 +9,7 @@ import typing
 from oslo_transfer.cache import opts
 from oslo_transfer import exceptions
 from oslo_transfer.export import http_server
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
 from oslo_transfer import tls
 
@@ -41,13 +42,13 @@ class Outlets:
         self._http: http_server.HttpServer | None = None
         with contextlib.ExitStack() as stack:
             if group.nbd_port:
-                where = nbd.Address(
+                where = listening.Address(
                     host=group.listen_address, port=group.nbd_port
                 )
                 self._nbd = nbd.NbdServer({}, where, tls=context)
                 stack.enter_context(self._nbd)
             if group.http_port:
-                where = nbd.Address(
+                where = listening.Address(
                     host=group.listen_address, port=group.http_port
                 )
                 self._http = http_server.HttpServer({}, where, tls=context)

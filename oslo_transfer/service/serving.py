@@ -17,8 +17,8 @@ from oslo_transfer.cache import opts
 from oslo_transfer.cache import plainfile
 from oslo_transfer.drivers import nbdfuse
 from oslo_transfer import exceptions
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
-from oslo_transfer.export import nbd_listen
 from oslo_transfer import nbd_uri
 from oslo_transfer import oserrors
 from oslo_transfer.service import cached
@@ -145,7 +145,7 @@ class Served:
             self.shared = self.images.acquire(self.record, source)
             image = self.shared.image
         group = self.ctx.conf[opts.GROUP]
-        address = nbd.Address(
+        address = listening.Address(
             path=self.socket,
             owner=group.socket_owner,
             group=group.socket_group,
@@ -194,8 +194,8 @@ class Served:
             return None
         group = self.ctx.conf[opts.GROUP]
         return nbdfuse.Readers(
-            max(0, nbd_listen.uid_of(group.socket_owner)),
-            max(0, nbd_listen.gid_of(group.socket_group)),
+            max(0, listening.uid_of(group.socket_owner)),
+            max(0, listening.gid_of(group.socket_group)),
             int(group.socket_mode, 8),
         )
 

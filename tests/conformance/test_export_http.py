@@ -13,7 +13,7 @@ import unittest
 from oslo_transfer.cache import plainfile
 from oslo_transfer.drivers.http import driver
 from oslo_transfer.export import http_server
-from oslo_transfer.export import nbd
+from oslo_transfer.export import listening
 from oslo_transfer.testing import conformance
 
 
@@ -29,7 +29,7 @@ class ExportHooks(conformance.Harness):
             self.enterContext(tempfile.TemporaryDirectory())
         )
         self.server = self.enterContext(
-            http_server.HttpServer({}, nbd.Address())
+            http_server.HttpServer({}, listening.Address())
         )
         self.names = itertools.count()
 

@@ -23,7 +23,7 @@ from oslo_transfer.cache import plainfile
 from oslo_transfer.cache import store as _store
 from oslo_transfer import exceptions
 from oslo_transfer.export import http_server
-from oslo_transfer.export import nbd
+from oslo_transfer.export import listening
 from tests import groups
 from tests.servers import resource
 from tests.unit import fakes
@@ -69,7 +69,9 @@ def image(request, tmp_path, conf):
 
 @pytest.fixture
 def server(image):
-    with http_server.HttpServer({'image': image}, nbd.Address()) as running:
+    with http_server.HttpServer(
+        {'image': image}, listening.Address()
+    ) as running:
         yield running
 
 
@@ -162,14 +164,14 @@ def test_curl_writes_nothing(options, url):
 
 def test_curl_over_a_unix_socket(image, tmp_path):
     path = str(tmp_path / 'socket')
-    with http_server.HttpServer({'a b': image}, nbd.Address(path=path)):
+    with http_server.HttpServer({'a b': image}, listening.Address(path=path)):
         found = curl('--unix-socket', path, 'http://here/a%20b')
     assert found == DATA
 
 
 def test_curl_with_tls(image, certs):
     with http_server.HttpServer(
-        {'image': image}, nbd.Address(), tls=certs.server_context()
+        {'image': image}, listening.Address(), tls=certs.server_context()
     ) as server:
         url = server.url_of('image')
         assert curl('--cacert', certs.ca_file, url) == DATA
@@ -287,7 +289,9 @@ def failing(tmp_path):
     path.write_bytes(DATA)
     places = [MIB, 3 * MIB + 7, 8 * MIB]
     with contextlib.closing(Failing(str(path), places)) as image:
-        with http_server.HttpServer({'image': image}, nbd.Address()) as server:
+        with http_server.HttpServer(
+            {'image': image}, listening.Address()
+        ) as server:
             yield server
 
 
@@ -328,7 +332,7 @@ def test_two_exports_in_a_row(tmp_path, conf):
             contextlib.closing(plainfile.PlainFile(str(path)))
         )
         first = stack.enter_context(
-            http_server.HttpServer({'a': file}, nbd.Address())
+            http_server.HttpServer({'a': file}, listening.Address())
         )
         blocks = stack.enter_context(
             contextlib.closing(
@@ -343,7 +347,7 @@ def test_two_exports_in_a_row(tmp_path, conf):
             )
         )
         second = stack.enter_context(
-            http_server.HttpServer({'b': image}, nbd.Address())
+            http_server.HttpServer({'b': image}, listening.Address())
         )
         for _ in range(2):
             assert curl(second.url_of('b')) == DATA
@@ -383,7 +387,9 @@ def evict_under_load(conf, tmp_path, turns):
             _image.CachedImage(
                 blocks, lambda _ctx: source, fakes.make_ctx(conf), streams=4
             ) as image,
-            http_server.HttpServer({'image': image}, nbd.Address()) as server,
+            http_server.HttpServer(
+                {'image': image}, listening.Address()
+            ) as server,
             futures.ThreadPoolExecutor(8) as pool,
         ):
             url = server.url_of('image')

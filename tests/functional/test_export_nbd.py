@@ -18,6 +18,7 @@ import oslo_transfer
 from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import image as _image
 from oslo_transfer.cache import plainfile
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
 from oslo_transfer import tls
 from tests import groups
@@ -158,7 +159,7 @@ class Way:
 def way(request, original, socket_path, tmp_path, conf, certs):
     """The image, exported in one way."""
     kind, how = request.param
-    address = nbd.Address(path=socket_path if how == 'unix' else None)
+    address = listening.Address(path=socket_path if how == 'unix' else None)
     context = trust = None
     if how == 'tls':
         context = tls.server_context('group', *certs.pair())
@@ -240,7 +241,7 @@ def test_list(original, socket_path, tmp_path):
             for name, path in (('', original), ('the öther', other))
         }
         server = stack.enter_context(
-            nbd.NbdServer(images, nbd.Address(path=socket_path))
+            nbd.NbdServer(images, listening.Address(path=socket_path))
         )
         listed = json.loads(run('nbdinfo', '--list', '--json', server.uri))
         found = {
@@ -263,7 +264,7 @@ def test_fio(make, socket_path, tmp_path):
         '--verify_state_save=0',
     ]
     run(*job, f'--filename={written}', '--do_verify=0')
-    address = nbd.Address(path=socket_path)
+    address = listening.Address(path=socket_path)
     with make(written) as image, nbd.NbdServer({'': image}, address) as server:
         verify = (*job, '--ioengine=nbd', f'--uri={server.uri}')
         run(*verify, '--verify_only')
@@ -282,7 +283,7 @@ def test_fuse(make, original, socket_path, tmp_path):
     """dd and cmp, of the export as a file."""
     mounted = tmp_path / 'mounted'
     mounted.touch()
-    address = nbd.Address(path=socket_path)
+    address = listening.Address(path=socket_path)
     with (
         make(original) as image,
         nbd.NbdServer({'': image}, address) as server,
@@ -312,7 +313,7 @@ def test_fuse(make, original, socket_path, tmp_path):
 
 def test_qemu_io(make, original, socket_path):
     """Many requests at once, of all sizes, and at odd offsets."""
-    address = nbd.Address(path=socket_path)
+    address = listening.Address(path=socket_path)
     commands = [
         *('-c', f'read -P 0 0 {2 * MIB}'),
         *('-c', f'read -P 0 {4 * MIB + 4096} {3 * MIB}'),
@@ -337,7 +338,7 @@ def test_storage_daemon(make, original, socket_path, tmp_path):
     ready = tmp_path / 'ready'
     with (
         make(original) as image,
-        nbd.NbdServer({'': image}, nbd.Address(path=socket_path)),
+        nbd.NbdServer({'': image}, listening.Address(path=socket_path)),
     ):
         daemon = subprocess.Popen(
             [
@@ -389,7 +390,7 @@ def test_many_readers_of_what_is_far(original, socket_path, tmp_path, conf):
     ]
     with (
         cached(original, tmp_path / 'blocks', conf) as image,
-        nbd.NbdServer({'': image}, nbd.Address(path=socket_path)),
+        nbd.NbdServer({'': image}, listening.Address(path=socket_path)),
     ):
         for thread in threads:
             thread.start()
@@ -407,7 +408,7 @@ def test_origin_is_gone(original, socket_path, tmp_path, conf):
             cached(original, tmp_path / 'blocks', conf)
         )
         stack.enter_context(
-            nbd.NbdServer({'': image}, nbd.Address(path=socket_path))
+            nbd.NbdServer({'': image}, listening.Address(path=socket_path))
         )
         client = stack.enter_context(nbd_client.Client(socket_path, 20.0))
         client.go()

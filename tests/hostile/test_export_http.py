@@ -19,7 +19,7 @@ import pytest
 
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_server
-from oslo_transfer.export import nbd
+from oslo_transfer.export import listening
 from tests.servers import http_export
 from tests.servers import resource
 from tests.servers import scripted_image
@@ -38,7 +38,9 @@ def image():
 
 
 def serve(image, **options):
-    return http_server.HttpServer({'image': image}, nbd.Address(), **options)
+    return http_server.HttpServer(
+        {'image': image}, listening.Address(), **options
+    )
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import pytest
 
 from oslo_transfer.cache import plainfile
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
 from oslo_transfer.export import nbd_session
 from oslo_transfer import nbd_wire as wire
@@ -57,7 +58,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def server(image, path, nothing_left):
-    with nbd.NbdServer({'': image}, nbd.Address(path=path)) as running:
+    with nbd.NbdServer({'': image}, listening.Address(path=path)) as running:
         yield running
 
 
@@ -75,7 +76,7 @@ def shared(tmp_path_factory):
     (directory / 'image').write_bytes(DATA)
     image = plainfile.PlainFile(str(directory / 'image'))
     path = str(directory / 'sock')
-    with nbd.NbdServer({'': image}, nbd.Address(path=path)) as running:
+    with nbd.NbdServer({'': image}, listening.Address(path=path)) as running:
         yield running, path
     image.close()
 
@@ -232,9 +233,10 @@ SERVE = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 from oslo_transfer.cache import plainfile
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
 image = plainfile.PlainFile(sys.argv[1])
-with nbd.NbdServer({'': image}, nbd.Address(path=sys.argv[2])) as server:
+with nbd.NbdServer({'': image}, listening.Address(path=sys.argv[2])) as server:
     print('ready', flush=True)
     sys.stdin.read()
 """
@@ -325,7 +327,10 @@ def secured(image, certs, nothing_left):
                 'group', *certs.pair(), certs.ca_file if clients else None
             )
             server = nbd.NbdServer(
-                {'': image}, nbd.Address(), tls=context, handshake_seconds=2
+                {'': image},
+                listening.Address(),
+                tls=context,
+                handshake_seconds=2,
             )
             stack.enter_context(server)
             assert server.uri.startswith('nbds://127.0.0.1:')
@@ -400,7 +405,10 @@ def test_tls_handshake_has_to_end(image, certs, nothing_left):
     context = tls.server_context('group', *certs.pair())
     with (
         nbd.NbdServer(
-            {'': image}, nbd.Address(), tls=context, handshake_seconds=0.3
+            {'': image},
+            listening.Address(),
+            tls=context,
+            handshake_seconds=0.3,
         ) as server,
         nbd_client.Client(
             ('127.0.0.1', int(server.uri.split(':')[2].rstrip('/')))
@@ -414,7 +422,7 @@ def test_tls_handshake_has_to_end(image, certs, nothing_left):
 def test_stop_within_tls(image, certs, nothing_left):
     """However far each client is."""
     context = tls.server_context('group', *certs.pair())
-    server = nbd.NbdServer({'': image}, nbd.Address(), tls=context)
+    server = nbd.NbdServer({'': image}, listening.Address(), tls=context)
     server.start()
     address = '127.0.0.1', int(server.uri.split(':')[2].rstrip('/'))
     with (

@@ -15,7 +15,7 @@ import typing
 
 from oslo_transfer.cache import plainfile
 from oslo_transfer.export import http_server
-from oslo_transfer.export import nbd
+from oslo_transfer.export import listening
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -65,7 +65,9 @@ def main() -> None:
     """Serve until the input ends."""
     with (
         contextlib.closing(plainfile.PlainFile(sys.argv[1])) as image,
-        http_server.HttpServer({'image': image}, nbd.Address()) as server,
+        http_server.HttpServer(
+            {'image': image}, listening.Address()
+        ) as server,
     ):
         print(server.url_of('image'), flush=True)
         sys.stdin.read()

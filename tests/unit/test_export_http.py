@@ -15,7 +15,7 @@ from oslo_transfer import exceptions
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_pages
 from oslo_transfer.export import http_server
-from oslo_transfer.export import nbd
+from oslo_transfer.export import listening
 from tests.servers import rawclient
 from tests.servers import resource
 from tests.servers import scripted_image
@@ -40,7 +40,9 @@ BOTH = pytest.mark.parametrize(
 
 @pytest.fixture
 def server(image):
-    with http_server.HttpServer({'image': image}, nbd.Address()) as running:
+    with http_server.HttpServer(
+        {'image': image}, listening.Address()
+    ) as running:
         yield running
 
 
@@ -341,7 +343,7 @@ def test_stop_in_the_midst_of_everything(image):
     go = threading.Event()
     image.put(0)
     image.on_bring = lambda _block: go.wait(5)
-    server = http_server.HttpServer({'image': image}, nbd.Address())
+    server = http_server.HttpServer({'image': image}, listening.Address())
     server.start()
     with Client(server) as waiting, Client(server) as idle:
         waiting.send('/image')
@@ -360,14 +362,14 @@ def test_stop_in_the_midst_of_everything(image):
 
 
 def test_stop_without_start(image):
-    server = http_server.HttpServer({'image': image}, nbd.Address())
+    server = http_server.HttpServer({'image': image}, listening.Address())
     server.stop()
     server.remove('image')
     assert server.statistics() == {}
 
 
 def test_ipv6(image):
-    address = nbd.Address(host='::1')
+    address = listening.Address(host='::1')
     with http_server.HttpServer({'image': image}, address) as server:
         assert server.url_of('a b').startswith('http://[::1]:')
         assert server.url_of('a b').endswith('/a%20b')
@@ -377,7 +379,7 @@ def test_ipv6(image):
 
 def test_unix_socket(image, tmp_path):
     path = tmp_path / 'socket'
-    address = nbd.Address(path=str(path), mode=0o640)
+    address = listening.Address(path=str(path), mode=0o640)
     with http_server.HttpServer({'image': image}, address) as server:
         assert path.stat().st_mode & 0o777 == 0o640
         assert server.url_of('image').startswith('http+unix://%2F')
@@ -392,7 +394,7 @@ def test_unix_socket(image, tmp_path):
 def test_an_address_that_is_taken(server, image):
     host, port = address(server)
     second = http_server.HttpServer(
-        {'image': image}, nbd.Address(host=host, port=port)
+        {'image': image}, listening.Address(host=host, port=port)
     )
     with pytest.raises(exceptions.Unavailable):
         second.start()
@@ -408,7 +410,7 @@ def test_a_name_that_is_taken(server, image):
 def secured(image, certs):
     with http_server.HttpServer(
         {'image': image},
-        nbd.Address(),
+        listening.Address(),
         tls=certs.server_context(),
     ) as running:
         assert running.url.startswith('https://')
@@ -469,7 +471,7 @@ def strict(image):
     limits = http_host.Limits(head=0.3, idle=0.8, sending=0.5, ending=0.3)
     with http_server.HttpServer(
         {'image': image},
-        nbd.Address(),
+        listening.Address(),
         limits=limits,
         most=20,
     ) as running:

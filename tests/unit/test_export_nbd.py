@@ -11,6 +11,7 @@ import time
 import pytest
 
 from oslo_transfer import exceptions
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
 from oslo_transfer.export import nbd_misses
 from oslo_transfer.export import nbd_session
@@ -53,7 +54,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def server(image, path):
-    with nbd.NbdServer({'': image}, nbd.Address(path=path)) as running:
+    with nbd.NbdServer({'': image}, listening.Address(path=path)) as running:
         yield running
 
 
@@ -329,7 +330,7 @@ def test_too_much_at_once(path, nothing_left):
     zeros = bytes(33 << 20)
     with (
         scripted_image.ScriptedImage(zeros, there=True) as image,
-        nbd.NbdServer({'': image}, nbd.Address(path=path)),
+        nbd.NbdServer({'': image}, listening.Address(path=path)),
         nbd_client.Client(path) as client,
     ):
         client.go()
@@ -376,7 +377,7 @@ def sparse(path):
             data[start:end] = bytes(end - start)
     with scripted_image.ScriptedImage(bytes(data)) as image:
         image.reader = lambda: HolesReader(image)
-        with nbd.NbdServer({'': image}, nbd.Address(path=path)):
+        with nbd.NbdServer({'': image}, listening.Address(path=path)):
             yield image
 
 
@@ -551,7 +552,9 @@ def test_reader_that_cannot_be_made(image, path, server):
 def test_most_connections(image, path):
     """One more is turned away, and can come when another one has left."""
     image.put(0)
-    with nbd.NbdServer({'': image}, nbd.Address(path=path), most=2) as server:
+    with nbd.NbdServer(
+        {'': image}, listening.Address(path=path), most=2
+    ) as server:
         clients = [nbd_client.Client(path) for _ in range(2)]
         for client in clients:
             client.go()
@@ -568,7 +571,7 @@ def test_most_connections(image, path):
 def test_handshake_has_to_end(image, path):
     with (
         nbd.NbdServer(
-            {'': image}, nbd.Address(path=path), handshake_seconds=0.2
+            {'': image}, listening.Address(path=path), handshake_seconds=0.2
         ),
         nbd_client.Client(path) as idle,
         nbd_client.Client(path) as slow,
@@ -627,7 +630,9 @@ def test_threads_run_out(image, server, path, monkeypatch):
 def test_misses_with_tls(structured, image, certs):
     """What TLS has decrypted already is not waited for."""
     context = tls.server_context('group', *certs.pair())
-    with nbd.NbdServer({'': image}, nbd.Address(), tls=context) as server:
+    with nbd.NbdServer(
+        {'': image}, listening.Address(), tls=context
+    ) as server:
         assert server.uri.startswith('nbds://127.0.0.1:')
         port = int(server.uri[len('nbds://127.0.0.1:') : -1])
         with nbd_client.Client(('127.0.0.1', port)) as client:
@@ -645,14 +650,14 @@ def test_misses_with_tls(structured, image, certs):
 
 def test_tcp(image):
     have_all(image)
-    with nbd.NbdServer({'': image}, nbd.Address()) as server:
+    with nbd.NbdServer({'': image}, listening.Address()) as server:
         assert server.uri.startswith('nbd://127.0.0.1:')
         port = int(server.uri[len('nbd://127.0.0.1:') : -1])
         with nbd_client.Client(('127.0.0.1', port)) as client:
             client.go()
             assert client.read(0, SIZE) == DATA
         with pytest.raises(exceptions.Unavailable, match=str(port)):
-            nbd.NbdServer({}, nbd.Address(port=port)).start()
+            nbd.NbdServer({}, listening.Address(port=port)).start()
 
 
 def test_idle_clients_cost_no_time(image, connect):

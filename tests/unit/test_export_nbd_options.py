@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import pytest
 
 from oslo_transfer import exceptions
+from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
-from oslo_transfer.export import nbd_listen
 from oslo_transfer.export import nbd_options
 from oslo_transfer import nbd_wire as wire
 from tests.servers import nbd_client
@@ -382,7 +382,9 @@ def test_unix_socket(tmp_path, nothing_left):
     real = os.chmod
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, 'chmod', chmod)
-        server = nbd.NbdServer(IMAGES, nbd.Address(path=path, mode=0o620))
+        server = nbd.NbdServer(
+            IMAGES, listening.Address(path=path, mode=0o620)
+        )
         server.start()
     assert tried
     found = os.stat(path)
@@ -405,25 +407,25 @@ def test_owner_and_group(tmp_path, monkeypatch, nothing_left):
         (None, '7', (-1, 7)),
     ):
         with nbd.NbdServer(
-            {}, nbd.Address(path=path, owner=owner, group=group)
+            {}, listening.Address(path=path, owner=owner, group=group)
         ):
             assert changed.pop() == (f'{path}.new', *ids)
     for wrong in ({'owner': 'no-such-user'}, {'group': 'no-such-group'}):
         with pytest.raises(exceptions.ConfigurationError, match='no-such'):
-            nbd.NbdServer({}, nbd.Address(path=path, **wrong)).start()
+            nbd.NbdServer({}, listening.Address(path=path, **wrong)).start()
 
 
 def test_socket_of_another_one(tmp_path, nothing_left):
     """A dead one is replaced, a living one is not."""
     path = str(tmp_path / 'sock')
-    with nbd.NbdServer(IMAGES, nbd.Address(path=path)):
+    with nbd.NbdServer(IMAGES, listening.Address(path=path)):
         with pytest.raises(exceptions.Unavailable, match=path):
-            nbd.NbdServer({}, nbd.Address(path=path)).start()
+            nbd.NbdServer({}, listening.Address(path=path)).start()
         with nbd_client.Client(path) as client:
             client.greet()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    with nbd.NbdServer(IMAGES, nbd.Address(path=path)) as server:
+    with nbd.NbdServer(IMAGES, listening.Address(path=path)) as server:
         with nbd_client.Client(path) as client:
             client.greet()
         # Somebody else's is not removed with it.
@@ -437,22 +439,22 @@ def test_socket_of_another_one(tmp_path, nothing_left):
 @pytest.mark.parametrize('path', ['relative', '/' + 'x' * 107])
 def test_unfit_path(path):
     with pytest.raises(exceptions.ConfigurationError, match=path):
-        nbd_listen.unix(path, None, None, 0o600)
+        listening.unix(path, None, None, 0o600)
 
 
 def test_path_that_is_a_file(tmp_path):
     path = tmp_path / 'file'
     path.write_text('precious')
     with pytest.raises(exceptions.ConfigurationError, match='no socket'):
-        nbd_listen.unix(str(path), None, None, 0o600)
+        listening.unix(str(path), None, None, 0o600)
     assert path.read_text() == 'precious'
     with pytest.raises(exceptions.NotFound):
-        nbd_listen.unix(str(tmp_path / 'no' / 'sock'), None, None, 0o600)
+        listening.unix(str(tmp_path / 'no' / 'sock'), None, None, 0o600)
 
 
 @pytest.mark.parametrize('host', ['127.0.0.1', 'localhost', '::1'])
 def test_tcp(host, nothing_left):
-    with nbd.NbdServer(IMAGES, nbd.Address(host=host)) as server:
+    with nbd.NbdServer(IMAGES, listening.Address(host=host)) as server:
         where = f'[{host}]' if ':' in host else host
         assert server.uri.startswith(f'nbd://{where}:')
         assert server.uri_of('a b/c').endswith('/a%20b%2Fc')
@@ -460,4 +462,4 @@ def test_tcp(host, nothing_left):
 
 def test_address_of_another_host():
     with pytest.raises(exceptions.Unavailable, match='192.0.2.1'):
-        nbd_listen.tcp('192.0.2.1', 0)
+        listening.tcp('192.0.2.1', 0)

@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from oslo_transfer.export import http_workers
+from oslo_transfer.export import workers as _workers
 
 pytestmark = pytest.mark.usefixtures('nothing_left')
 
 
 @pytest.fixture
 def workers():
-    made = http_workers.Workers(8)
+    made = _workers.Workers(8)
     yield made
     made.close(5)
 

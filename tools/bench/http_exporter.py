@@ -2,8 +2,8 @@
 """A process that exports an image over HTTP, from a cache that is full.
 
 Run as a program with the path of an image, a directory for the cache, whether
-blocks may be evicted from it (yes, or nothing) and, for TLS, the file of a certificate with its key, it tells the URL and serves
-until its input ends.
+blocks may be evicted from it (yes, or nothing) and, for TLS, the file of a
+certificate with its key, it tells the URL and serves until its input ends.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(src: str, where: str, evicts: str, certificate: str = '') -> None:
     from oslo_transfer.cache import image as _image
     from oslo_transfer import call as _call
     from oslo_transfer.export import http_server
-    from oslo_transfer.export import nbd
+    from oslo_transfer.export import listening
     from oslo_transfer import tls
 
     from bench import worker
@@ -66,7 +66,7 @@ def main(src: str, where: str, evicts: str, certificate: str = '') -> None:
             blocks, lambda ctx: ctx.open_source(location), ctx, streams=2
         ) as image,
         http_server.HttpServer(
-            {'image': image}, nbd.Address(), tls=context
+            {'image': image}, listening.Address(), tls=context
         ) as server,
     ):
         with image.reader() as reader:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import grp
 import os
@@ -20,6 +21,26 @@ _BACKLOG = 4096
 _SUFFIX = '.new'
 # Bytes of a socket's name with the zero at its end; unix(7).
 _MOST_NAME = 108 - len(_SUFFIX)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a server listens: on a unix socket, or with TCP.
+
+    :ivar path: of the unix socket; None for TCP
+    :ivar owner: name or number of the user whose it is
+    :ivar group: name or number of its group
+    :ivar mode: who may connect: it takes the right to write
+    :ivar host: address or name for TCP
+    :ivar port: 0 for a free one
+    """
+
+    path: str | None = None
+    owner: str | None = None
+    group: str | None = None
+    mode: int = 0o600
+    host: str = '127.0.0.1'
+    port: int = 0
 
 
 def tcp(host: str, port: int) -> socket.socket:
