@@ -22,7 +22,7 @@ readonly GROUPS_ALL=(bittorrent cache file ftp guest http iscsi nbd sftp)
 declare -rA GROUP_COMMANDS=(
     [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
     [cache]='aria2c curl fio fusermount3 nbdcopy nbdfuse nbdinfo nbdkit nginx
-        qemu-img qemu-io qemu-system-x86_64 wget'
+        qemu-img qemu-io qemu-storage-daemon qemu-system-x86_64 wget'
     [file]='busybox fusermount3 losetup mkfs.btrfs mkfs.ext4 mkfs.xfs nbdfuse
         nbdkit qemu-img strace'
     [ftp]='vsftpd'
