@@ -212,6 +212,7 @@ class Work:
             name = self._rng.choice(
                 ['put', 'put', 'put', 'flush', 'flush', 'evict', 'reopen']
                 + ['change'] * (self._rng.random() < 0.2)
+                + ['take'] * (self._rng.random() < 0.2)
             )
             getattr(self, f'_{name}')()
         self._image.close()
@@ -245,6 +246,19 @@ class Work:
         self._tell()
         self._open()
 
+    def _take(self):
+        """It becomes somebody's file, whose name tells what is in it."""
+        self._durable = set()
+        self._tell()
+        there = [each for each in range(SMALL_COUNT) if self._image.has(each)]
+        name = '-'.join(map(str, [self._version, *there]))
+        self._store.take('image', os.path.join(self._store.taken, name))
+        self._image.close()
+        self._there = set()
+        self._image = self._store.open(
+            'image', SMALL_SIZE, identity_of(self._version)
+        )
+
     def _change(self):
         """The origin has another version."""
         self._image.close()
@@ -256,11 +270,23 @@ class Work:
         )
 
 
+def check_taken(path):
+    """A file that was given away has all that it had then."""
+    version, *there = map(int, path.name.split('-'))
+    data = path.read_bytes()
+    assert len(data) == SMALL_SIZE
+    for index in there:
+        expected = content(version, index)
+        assert data[index * SMALL :][: len(expected)] == expected
+
+
 def check_state(directory, version, durable):
     """Open what is left: all that is there is right, and all that must be.
 
     :returns: how many blocks are there
     """
+    for path in directory.glob('cache/.taken/*'):
+        check_taken(path)
     store = _store.Store(
         str(directory / 'cache'), quota_bytes=0, block_bytes=SMALL
     )

@@ -238,6 +238,8 @@ def main():
             foreground=True,
             nothreads=True,
             auto_unmount=True,
+            # Files that are removed while they are open get no other name.
+            hard_remove=True,
             attr_timeout=0,
             entry_timeout=0,
         )
