@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import typing
 
 from oslo_transfer import children
@@ -75,7 +76,7 @@ def rebase(path: str, backing: str, backing_format: str) -> None:
         ],
         _TIMEOUT,
     )
-    if status and 'lock' in said:
+    if status and re.search('Failed to get (shared )?"write" lock', said):
         raise exceptions.DetachError(f'{path} is in use', (path,))
     if status:
         raise exceptions.StorageError(f'changing {path}: {said.strip()}')

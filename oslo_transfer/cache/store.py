@@ -228,6 +228,8 @@ class Store:
         with self._lock:
             image = self._held[key].image
             before = image.path
+            with oserrors.os_errors(f'making {os.path.dirname(path)}'):
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
             image.give_away(path)
             self._room.leave(image)
             self._room.measure(before, 0)
@@ -236,14 +238,8 @@ class Store:
 
     @property
     def taken(self) -> str:
-        """A directory that objects may be taken to: what is there stays.
-
-        :raises TransferError: it cannot be made
-        """
-        path = os.path.join(self._directory, places.TAKEN)
-        with oserrors.os_errors(f'making {path}'):
-            os.makedirs(path, 0o700, exist_ok=True)
-        return path
+        """A directory that objects may be taken to: what is there stays."""
+        return os.path.join(self._directory, places.TAKEN)
 
     def discard(self, key: str) -> None:
         """Remove an object that nobody has open; idempotent."""

@@ -17,10 +17,8 @@ from oslo_transfer import oserrors
 
 # Of those who come at once; the system may set a lower one.
 _BACKLOG = 4096
-# What it is called before it is ready.
-_SUFFIX = '.new'
 # Bytes of a socket's name with the zero at its end; unix(7).
-_MOST_NAME = 108 - len(_SUFFIX)
+_MOST_NAME = 108
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,15 +85,15 @@ def unix(
     try:
         with oserrors.os_errors(f'making the socket {path}'):
             _refuse_living(path)
-            temporary = path + _SUFFIX
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            sock.bind(temporary)
+                os.unlink(path)
+            # The kernel names it so for ever: who is connected is found by
+            # that name, so it is not bound under another one first.
+            sock.bind(path)
             # Nobody can connect before listen(), so all this comes in time.
             if ids != (-1, -1):
-                os.chown(temporary, *ids)
-            os.chmod(temporary, mode)
-            os.rename(temporary, path)
+                os.chown(path, *ids)
+            os.chmod(path, mode)
             sock.listen(_BACKLOG)
     except BaseException:
         sock.close()

@@ -146,13 +146,23 @@ class CacheRole(role.Role):
             LOG.error('%s: %s', served.record.where, exc)
             served.stop()
             served.failed(str(exc))
+        except Exception:
+            LOG.exception('%s', served.record.where)
+            served.stop()
+            served.failed('a bug; see the log of the service')
 
     def _sweep(self) -> None:
         """Remove what was taken out of the store for nobody."""
-        taken = self._store.taken
-        with oserrors.os_errors(f'looking at {taken}'):
-            for name in set(os.listdir(taken)) - set(self._served):
-                os.unlink(os.path.join(taken, name))
+        taken = self._images.taken
+        try:
+            for name in os.listdir(taken):
+                # One whose record cannot be used is still somebody's.
+                if not os.path.lexists(self._records.path(name)):
+                    os.unlink(os.path.join(taken, name))
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            LOG.warning('%s cannot be tidied: %s', taken, exc.strerror)
 
     def _look_after(self, served: serving.Served) -> None:
         # Who has the lock adds it, or takes it away.
@@ -304,6 +314,7 @@ def _record(body: Mapping[str, typing.Any]) -> cached.Record:
         'promoted': None,
         'device': 0,
         'inode': 0,
+        'boot': '',
         'released': False,
     }
     try:

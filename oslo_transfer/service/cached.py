@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import json
+import os
 import typing
 
 from oslo_transfer.cache import version as _version
@@ -69,6 +70,8 @@ class Record:
     :ivar promoted: the file that it becomes, or has become, or None
     :ivar device: of the file system that this file is on
     :ivar inode: its number there
+    :ivar boot: the boot in which it had these; another one may number file
+        systems anew
     :ivar released: nobody needs the service for it any more
     """
 
@@ -88,6 +91,7 @@ class Record:
     promoted: str | None = None
     device: int = 0
     inode: int = 0
+    boot: str = ''
     released: bool = False
 
     @property
@@ -139,6 +143,7 @@ _OPEN: Mapping[str, typing.Any] = {
     'promoted': str | None,
     'device': int,
     'inode': int,
+    'boot': str,
     'released': bool,
 }
 _SECRET: Mapping[str, typing.Any] = {
@@ -203,6 +208,12 @@ def make(name: str, fields: Mapping[str, typing.Any]) -> Record:
             raise TypeError('"login" is no pair of texts')
         found['login'] = user, password
     record = Record(name, **found)
+    for number in (record.size, record.device, record.inode):
+        if not 0 <= number < 1 << 64:
+            raise ValueError(f'{number} is no size or number of a file')
+    for path in (record.destination, record.promoted):
+        if path is not None and ('\0' in path or not os.path.isabs(path)):
+            raise ValueError('a path is not absolute')
     _endpoint.parse(record.url)
     _ = record.expected
     return record

@@ -4,8 +4,8 @@
 1. What file it becomes is noted: its path, and what tells it from others.
 2. It leaves the cache: its data file is renamed to a place of its own; where
    others use the image, too, it is copied beside its destination.
-3. It gets its name. For the form ``path`` the link at the destination leads
-   to the complete file before, and all who read by nbdfuse have closed it.
+3. It gets its name; from another file system it is copied before. With the
+   form ``path`` all who read by nbdfuse have closed it then.
 4. An overlay is made to lead to it, once no guest has it open.
 5. It is released.
 
@@ -20,6 +20,7 @@ import os
 import typing
 
 from oslo_transfer import exceptions
+from oslo_transfer import journal
 from oslo_transfer.service import promoting
 
 if typing.TYPE_CHECKING:
@@ -43,34 +44,31 @@ class Way:
     # Where it is
 
     @property
-    def _noted(self) -> tuple[int, int] | None:
-        record = self._served.record
-        if record.promoted is None:
-            return None
-        return record.device, record.inode
-
-    @property
-    def _places(self) -> tuple[str, ...]:
-        """Where the complete file can be; in the end it is at the first."""
-        record = self._served.record
-        assert record.promoted is not None
-        copied = promoting.copy_path(record.promoted)
-        return record.promoted, self._taken, copied
-
-    @property
     def _taken(self) -> str:
         served = self._served
         return os.path.join(served.images.taken, served.record.id)
 
     def _find(self) -> str | None:
         """Where the complete file is; None while it is in the cache."""
-        noted = self._noted
-        if noted is None:
+        record = self._served.record
+        if record.promoted is None:
             return None
-        for path in self._places:
-            if promoting.identity(path) == noted:
+        # In the end it is at the first.
+        copied = promoting.copy_path(record.promoted)
+        for path in (record.promoted, self._taken, copied):
+            if self._is_it(path, promoting.look_at(path)):
                 return path
         return None
+
+    def _is_it(self, path: str, found: os.stat_result | None) -> bool:
+        """Whether a file is the one that was noted."""
+        record = self._served.record
+        if found is None or found.st_ino != record.inode:
+            return False
+        if record.boot == journal.boot_id() and path != self._taken:
+            return found.st_dev == record.device
+        # File systems may be numbered anew.
+        return found.st_size == record.size
 
     @property
     def begun(self) -> bool:
@@ -92,8 +90,7 @@ class Way:
             fd = os.open(found, _FLAGS)
         except OSError:
             return None
-        status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) != self._noted:
+        if not self._is_it(found, os.fstat(fd)):
             os.close(fd)
             return None
         return fd
@@ -102,11 +99,11 @@ class Way:
         """Whether the destination still is what was made of it."""
         record = self._served.record
         assert record.destination is not None
-        links = {self._served.file}
-        if record.promoted is not None:
-            links.add(self._taken)
         return promoting.leads_to(
-            record.form, record.destination, self._served.socket, links
+            record.form,
+            record.destination,
+            self._served.socket,
+            self._served.file,
         )
 
     # How it goes on
@@ -130,6 +127,8 @@ class Way:
             if not self._is_needed():
                 return self._foreign()
             self._leave_cache(shared)
+            if not self.begun:
+                return ''
         if not self.placed:
             if not self._is_needed():
                 return self._foreign()
@@ -141,6 +140,7 @@ class Way:
                 assert base is not None
                 promoting.repoint(str(served.record.destination), base)
         served.release()
+        self.tidy()
         return ''
 
     def _foreign(self) -> str:
@@ -162,27 +162,33 @@ class Way:
             shared.hydrate_again()
             return
         if served.images.is_shared(shared):
-            copied = promoting.copied(
-                shared.image.blocks.path,
-                path,
-                served.ctx.conf,
-                cancel=served.ctx.stop,
-            )
-            self._note(path, promoting.identity(copied))
+            self._copy(shared.blocks.path, path)
             return
-        self._note(path, promoting.identity(shared.image.blocks.path))
+        self._note(path, shared.blocks.path)
         if not served.images.take(shared, self._taken):
             self._note(None, None)
-            return
-        if not shared.whole:
-            os.unlink(self._taken)
-            self._note(None, None)
-            # It is read from the origin anew.
-            served.stop()
 
-    def _note(self, path: str | None, found: tuple[int, int] | None) -> None:
-        device, inode = found or (0, 0)
-        self._served.note(promoted=path, device=device, inode=inode)
+    def _note(self, path: str | None, data: str | None) -> None:
+        found = promoting.look_at(data) if data is not None else None
+        self._served.note(
+            promoted=path,
+            device=found.st_dev if found is not None else 0,
+            inode=found.st_ino if found is not None else 0,
+            boot=journal.boot_id(),
+        )
+
+    def _copy(self, data: str, path: str) -> str:
+        """Copy a file beside its destination, and note that."""
+        served = self._served
+        copied = promoting.copied(
+            data, path, served.ctx.conf, cancel=served.ctx.stop
+        )
+        try:
+            self._note(path, copied)
+        except BaseException:
+            _unlink(copied)
+            raise
+        return copied
 
     def _place(self) -> None:
         """Step 3."""
@@ -191,41 +197,57 @@ class Way:
         path, data = record.promoted, self._find()
         assert path is not None
         assert data is not None
-        on_path = record.form == 'path'
-        if on_path and data == self._taken:
-            promoting.divert(path, data)
+        if not promoting.same_file_system(data, path):
+            data = self._copy(data, path)
         served.unmount()
-        if not promoting.place(data, path, replace=on_path):
-            copied = promoting.copied(
-                data, path, served.ctx.conf, cancel=served.ctx.stop
-            )
-            self._note(path, promoting.identity(copied))
-            promoting.place(copied, path, replace=on_path)
-            os.unlink(data)
+        promoting.place(data, path, record.form == 'path', served.readers)
         LOG.info('%s is complete: %s', record.where, path)
 
     def end(self) -> None:
         """Nobody reads it any more, and it is to be taken away.
 
         :raises DetachError: the destination needs a file that cannot be
-            made
+            made, or it cannot be looked at
         """
-        if self._served.record.released or not self.begun:
+        served = self._served
+        record, shared = served.record, served.shared
+        here = shared is not None and shared.hydrated
+        if record.form == 'nbd' or record.released:
             return
-        if not self._is_needed():
-            found = self._find()
-            # One that has its name is its owner's.
-            if found is not None and found != self._served.record.promoted:
-                with contextlib.suppress(OSError):
-                    os.unlink(found)
+        if not (self.begun or here):
             return
         try:
-            self.go_on()
+            if self._is_needed():
+                self.go_on()
+                if not served.record.released:
+                    raise exceptions.Unavailable('it is just being completed')
         except exceptions.DetachError:
             raise
         except exceptions.TransferError as exc:
             raise exceptions.DetachError(
-                f'{self._served.record.destination} leads to what cannot be '
-                f'made a file of its own: {exc}',
+                f'{record.destination} leads to what cannot be made a file '
+                f'of its own: {exc}',
                 (str(self._find()),),
             ) from exc
+
+    def tidy(self) -> None:
+        """Remove what is left on the way; never raises."""
+        record = self._served.record
+        if record.promoted is None:
+            return
+        for path in (self._taken, promoting.copy_path(record.promoted)):
+            # One that has its name is its owner's.
+            if not _is_same(path, record.promoted):
+                _unlink(path)
+
+
+def _is_same(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)

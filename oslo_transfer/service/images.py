@@ -65,6 +65,7 @@ class Shared:
         self.taken = False
         self._ctx = ctx
         self._unused: list[base.Source] = []
+        self._rate: int | None = None
         self._expected: _digest.Expected | None = None
         # Before anybody reads it.
         self._was_here = blocks.present > 0
@@ -140,7 +141,7 @@ class Shared:
             if self.hydration is None:
                 # What was fetched for that is not to be let go of again.
                 self.blocks.stays = True
-                self._expected = expected
+                self._rate, self._expected = rate, expected
                 self.hydration = self.image.hydrate(
                     delay=delay, rate=rate, expected=expected
                 )
@@ -148,7 +149,9 @@ class Shared:
     def hydrate_again(self) -> None:
         """Something has turned out to be damaged since."""
         with self._lock:
-            self.hydration = self.image.hydrate(expected=self._expected)
+            self.hydration = self.image.hydrate(
+                rate=self._rate, expected=self._expected
+            )
 
     def close(self) -> None:
         """End all reading, and keep the trace; never raises."""
@@ -309,11 +312,11 @@ class Images:
         """Have the store forget an image that only one uses.
 
         :param path: what its data file is then; it stays open
-        :returns: False if others use it, too
+        :returns: False if others use it, too, or something is missing
         :raises TransferError: it cannot be renamed
         """
         with self._lock:
-            if self.is_shared(shared):
+            if self.is_shared(shared) or not shared.whole:
                 return False
             self._store.take(shared.key, path)
             shared.taken = True

@@ -8,8 +8,6 @@ is opened there by following a link.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-import errno
 import os
 import stat
 import typing
@@ -26,10 +24,20 @@ if typing.TYPE_CHECKING:
 
 #: Behind the name of an overlay: the image that it leads to in the end.
 BASE = '.base'
-# In front of and behind the name of one that has to be copied, or of a link.
+# In front of and behind the name of one that has to be copied.
 _COPY = ('.', '.promoted')
-_LINK = '.link'
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Readers(typing.NamedTuple):
+    """Who may read an image, as the options say.
+
+    :ivar gid: number of a group, or -1
+    :ivar mode: whose bits count
+    """
+
+    gid: int
+    mode: int
 
 
 def target(form: str, destination: str) -> str:
@@ -48,7 +56,14 @@ def check(form: str, destination: str) -> None:
     """See that the image can become a file later on.
 
     :raises AlreadyExists: something has the name
+    :raises AccessDenied: this process may not make files there
     """
+    directory = os.path.dirname(destination)
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        raise exceptions.AccessDenied(
+            f'the service may not write to {directory}, where the image of '
+            f'{destination} is to become a file'
+        )
     path = target(form, destination)
     if path != destination and os.path.lexists(path):
         raise exceptions.AlreadyExists(
@@ -57,72 +72,63 @@ def check(form: str, destination: str) -> None:
         )
 
 
-def identity(path: str) -> tuple[int, int] | None:
-    """Tells a regular file from all others; None if it is none."""
+def look_at(path: str) -> os.stat_result | None:
+    """What a regular file is; None if it is none."""
     try:
         found = os.lstat(path)
     except OSError:
         return None
-    if not stat.S_ISREG(found.st_mode):
-        return None
-    return found.st_dev, found.st_ino
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
-def leads_to(
-    form: str, destination: str, socket: str, files: Collection[str]
-) -> bool:
+def leads_to(form: str, destination: str, socket: str, file: str) -> bool:
     """Whether a destination still is what was made of it.
 
     :param socket: of the export, for an overlay
-    :param files: what a link may lead to
+    :param file: what a link leads to
+    :raises TransferError: it cannot be looked at
     """
     try:
         if form == 'path':
-            return os.readlink(destination) in files
+            with oserrors.os_errors(f'reading {destination}'):
+                if not stat.S_ISLNK(os.lstat(destination).st_mode):
+                    return False
+                return os.readlink(destination) == file
         found = qcow2.backing(destination)
-    except (OSError, exceptions.TransferError):
+    except (exceptions.NotFound, exceptions.IntegrityError):
         return False
     return found is not None and socket in found.name
 
 
-def divert(link: str, path: str) -> None:
-    """Have a symbolic link lead elsewhere, with no moment in between.
-
-    :raises TransferError: it cannot be changed
-    """
-    new = copy_path(link) + _LINK
-    with oserrors.os_errors(f'changing {link}'):
-        try:
-            os.unlink(new)
-        except FileNotFoundError:
-            pass
-        os.symlink(path, new)
-        os.rename(new, link)
-
-
-def place(data: str, path: str, replace: bool) -> bool:
+def place(data: str, path: str, replace: bool, readers: Readers) -> None:
     """Give a complete file its name, durably.
 
     :param replace: a link is there, which is replaced
-    :returns: False where it is on another file system
+    :param readers: who may read it, besides those who may read any new file
     :raises AlreadyExists: something has the name
     :raises TransferError: it does not work
     """
     with oserrors.os_errors(f'making {path}'):
         fd = os.open(data, _FLAGS)
         try:
+            mode = 0o666 & ~localfs.current_umask() | readers.mode & 0o444
+            os.fchown(fd, -1, readers.gid)
+            os.fchmod(fd, mode)
             os.fsync(fd)
-            os.fchmod(fd, 0o666 & ~localfs.current_umask())
-            try:
-                localfs.rename(data, path, overwrite=replace)
-            except OSError as exc:
-                if exc.errno != errno.EXDEV:
-                    raise
-                return False
+            localfs.rename(data, path, overwrite=replace)
         finally:
             oserrors.close(fd)
         localfs.sync_directory(os.path.dirname(path))
-    return True
+
+
+def same_file_system(path: str, other: str) -> bool:
+    """Whether a file can be renamed to a name beside another one.
+
+    :raises TransferError: it cannot be looked at
+    """
+    with oserrors.os_errors(f'looking at {path}'):
+        device = os.stat(os.path.dirname(other)).st_dev
+        return os.lstat(path).st_dev == device
 
 
 def copied(

@@ -23,6 +23,7 @@ from oslo_transfer import nbd_uri
 from oslo_transfer import oserrors
 from oslo_transfer.service import cached
 from oslo_transfer.service import completing
+from oslo_transfer.service import promoting
 from oslo_transfer import unixdiag
 
 if typing.TYPE_CHECKING:
@@ -119,6 +120,13 @@ class Served:
         return os.path.join(self._records.path(self.record.id), cached.FILE)
 
     @property
+    def _is_over(self) -> bool:
+        """Whether there is nothing to be served any more."""
+        # Who had a file open was cut off with the process before.
+        on_path = self.record.form == 'path'
+        return self.record.released or (on_path and self._way.placed)
+
+    @property
     def serves(self) -> bool:
         """Whether it can be read."""
         return self._server is not None
@@ -129,18 +137,12 @@ class Served:
         :param source: what is open of the origin, and is taken over
         :raises TransferError: it cannot be served
         """
-        if self.record.released:
-            return
-        fd = self._way.open_complete()
-        if fd is not None and self.record.form == 'path':
-            # Who had it open was cut off with the process before.
-            oserrors.close(fd)
+        if self._is_over:
             return
         image: exported.Exported
+        fd = self._way.open_complete()
         if fd is not None:
-            path = self.record.promoted
-            assert path is not None
-            image = self._file = plainfile.PlainFile(path, fd=fd)
+            image = self._file = plainfile.PlainFile('the image', fd=fd)
         else:
             self.shared = self.images.acquire(self.record, source)
             image = self.shared.image
@@ -151,8 +153,9 @@ class Served:
             group=group.socket_group,
             mode=int(group.socket_mode, 8),
         )
-        self._server = nbd.NbdServer({'': image}, address)
-        self._server.start()
+        server = nbd.NbdServer({'': image}, address)
+        server.start()
+        self._server = server
         self._outlets.add(self.record.id, image)
         if self.record.form == 'path':
             self._mount_file()
@@ -183,9 +186,31 @@ class Served:
         with oserrors.os_errors(f'making {self.file}'):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(pid_file)
-            os.close(os.open(self.file, os.O_CREAT | os.O_EXCL, 0o600))
+            # Nobody is to take it for the image.
+            os.close(os.open(self.file, os.O_CREAT | os.O_EXCL, 0o200))
         self._mount = nbdfuse.Mount(
             self.file, pid_file, self.uri, self.ctx, readers=self._readers()
+        )
+
+    def _mount_again(self) -> None:
+        """See that nbdfuse still runs.
+
+        :raises TransferError: it cannot be started
+        """
+        mount = self._mount
+        if mount is not None and not mount.running:
+            LOG.warning('%s: nbdfuse has ended', self.record.where)
+            self._mount = None
+            mount.close()
+        if self.record.form == 'path' and self.serves and not self._mount:
+            self._mount_file()
+
+    @property
+    def readers(self) -> promoting.Readers:
+        """Who may read what it becomes."""
+        group = self.ctx.conf[opts.GROUP]
+        return promoting.Readers(
+            listening.gid_of(group.socket_group), int(group.socket_mode, 8)
         )
 
     def _readers(self) -> nbdfuse.Readers | None:
@@ -260,8 +285,13 @@ class Served:
         """
         if self.gone or self.record.released:
             return
-        if not self.serves and not self._way.begun:
-            self.serve()
+        if not self.serves:
+            try:
+                self.serve()
+            except BaseException:
+                self.stop()
+                raise
+        self._mount_again()
         self.problem = self._way.go_on() or self._trouble()
         self._pause = _FIRST_PAUSE
 
@@ -289,12 +319,18 @@ class Served:
         :raises DetachError: somebody reads it, or a file that it is about
             to become is still needed, and cannot be made
         """
-        self.unmount()
-        self.check_idle(_SETTLE)
-        self._way.end()
+        try:
+            self.unmount()
+            self.check_idle(_SETTLE)
+            self._way.end()
+        except exceptions.TransferError:
+            if not self.record.released:
+                self._mount_again()
+            raise
         self.stop()
-        self.gone = True
+        self._way.tidy()
         self._records.remove(self.record.id)
+        self.gone = True
 
     def describe(self) -> dict[str, typing.Any]:
         """How it is, for those who ask; without a secret."""

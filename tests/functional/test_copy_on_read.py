@@ -105,6 +105,18 @@ class Guest(qemu_io.QemuIo):
         assert f'wrote {length}/{length}' in self.answer(20)
 
 
+def as_nobody(service):
+    """The command line as a user without rights."""
+    command = service.command
+
+    def called(*words):
+        found = command(*words)
+        user = ['setpriv', '--reuid', '65534', '--regid', '65534']
+        return [*user, '--clear-groups', '--', *found]
+
+    return called
+
+
 def host(path, **options):
     return Host(path, {'oslo_transfer_cache': {'hydrate_delay': 0, **options}})
 
@@ -188,13 +200,15 @@ def test_no_byte_is_moved_twice(here, origin):
 def test_who_reads_does_not_notice(here, origin):
     """A file that was opened before goes on to be read."""
     with host(here) as service:
-        service.copy(origin.url('/image'), form='path')
+        attachment = service.copy(origin.url('/image'), form='path')
         with open(here / 'disk', 'rb') as file:
             assert file.read(4096) == DATA[:4096]
             until(lambda: 'in use' in service.export(here / 'disk')['problem'])
-            # The next one has the complete file already.
+            # The next one can read it, too, as long as somebody does.
             assert (here / 'disk').read_bytes() == DATA
             assert (here / 'disk').is_symlink()
+            with pytest.raises(exceptions.DetachError, match='in use'):
+                attachment.detach()
             origin.stop()
             assert file.read() == DATA[4096:]
         service.wait(here / 'disk', 'released')
@@ -236,6 +250,79 @@ def test_a_running_guest_lets_go(here, origin):
             until(lambda: str(disk) in service.export(disk)['problem'])
         service.wait(disk, 'released')
     assert qcow2.backing(str(disk)) == (str(base), 'raw')
+
+
+def test_who_reads_is_not_cut_off(here, origin):
+    """By a detach, while it still needs the origin."""
+    with host(here, hydrate='false') as service:
+        attachment = service.copy(origin.url('/image'))
+        with Guest(here / 'disk') as guest:
+            assert guest.read(0, 65536) == DATA[:65536]
+            for force in (False, True):
+                with pytest.raises(exceptions.DetachError, match='in use'):
+                    attachment.detach(force)
+            assert guest.read(MIB, 65536) == DATA[MIB:][:65536]
+        attachment.detach()
+
+
+def test_a_detach_at_the_last_moment(here, origin):
+    """What is complete becomes a file, whoever is quicker."""
+    with host(here) as service:
+        for number in range(5):
+            name = f'disk{number}'
+            attachment = service.copy(origin.url('/image'), name)
+            service.wait(here / name, 'complete', 'promoted', 'released')
+            attachment.detach()
+            assert read(here / name) == DATA
+            assert (here / f'{name}.base').read_bytes() == DATA
+
+
+def nbdfuses(service):
+    """Their processes."""
+    found = dd_lab.processes(service.state / 'cached')
+    return [
+        pid
+        for pid, command in found.items()
+        if command.split()[0].endswith('nbdfuse')
+    ]
+
+
+def test_nbdfuse_dies(here, origin):
+    """The file is back in a moment, and is never an empty one."""
+    disk = here / 'disk'
+    with host(here, hydrate='false') as service:
+        service.copy(origin.url('/image'), form='path')
+        (pid,) = nbdfuses(service)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: nbdfuses(service) not in ([], [pid]))
+        until(lambda: disk.exists() and disk.stat().st_size == len(DATA))
+        assert disk.read_bytes() == DATA
+
+
+def test_a_cache_on_another_file_system(here, origin, disks):
+    """It is copied, once, and nothing is left behind."""
+    blocks = disks.tmpfs(64 * MIB)
+    with host(here, directory=blocks) as service:
+        for form in ('overlay', 'path'):
+            service.copy(origin.url('/image'), form, form)
+            service.wait(here / form, 'released')
+            assert read(here / form) == DATA
+        assert list(blocks.glob('.taken/*')) == []
+    assert list(here.glob('.*')) == []
+
+
+def test_a_destination_that_cannot_be_made(here, origin):
+    """It is refused at once, and not when all has arrived."""
+    (here / 'there').mkdir(0o500)
+    os.chown(here / 'there', 65534, 65534)
+    lost = host(here)
+    lost.command = as_nobody(lost)
+    os.chown(here, 65534, 65534)
+    with lost as service:
+        for form in ('overlay', 'path'):
+            with pytest.raises(exceptions.AccessDenied, match='may not write'):
+                service.copy(origin.url('/image'), 'there/disk', form)
+        assert service.client.cached() == []
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])

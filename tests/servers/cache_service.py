@@ -109,6 +109,8 @@ class CacheService:
             with contextlib.suppress(FileNotFoundError):
                 notified.unlink()
             sock.bind(str(notified))
+            # It may run as another user.
+            notified.chmod(0o666)
             sock.settimeout(_PATIENCE)
             self._process = subprocess.Popen(
                 command,
@@ -121,6 +123,7 @@ class CacheService:
                 while sock.recv(100) != b'READY=1':
                     pass
             except TimeoutError:
+                self.stop(signal.SIGKILL)
                 raise AssertionError(self.log.read_text()) from None
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
