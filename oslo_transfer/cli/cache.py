@@ -16,9 +16,10 @@ class CacheList(base.Lister):
     """List the images that the service of this host serves from its cache.
 
     States: "serving" is read through the cache, and still needs its origin;
-    "complete" has all bytes, and they are verified; "promoted" is a file of
-    its own, and somebody still reads it through the cache; "released" needs
-    neither the origin nor the cache, and can be detached.
+    "complete" has all bytes, and they are verified; "damaged" has not the
+    digest that it should have; "promoted" is a file of its own, and an overlay
+    that is in use still leads to the cache; "released" needs neither the
+    origin nor the cache, and can be detached.
     """
 
     examples = """\
