@@ -52,10 +52,11 @@ def create_overlay(
 
 
 def _limited() -> list[str]:
+    program = children.find('qemu-img', 'qemu-utils')
     limits = children.find('prlimit', 'util-linux')
     return [
         *(limits, f'--as={_ADDRESS_SPACE}', f'--cpu={_CPU}', '--'),
-        children.find('qemu-img', 'qemu-utils'),
+        program,
     ]
 
 

@@ -372,8 +372,9 @@ def test_file_that_cannot_be_taken(opened, tmp_path):
     store = opened()
     image = store.open('one', SIZE, IDENTITY)
     put(image, [0])
-    with pytest.raises(exceptions.NotFound):
-        store.take('one', str(tmp_path / 'nowhere' / 'mine'))
+    (tmp_path / 'file').touch()
+    with pytest.raises(exceptions.TransferError):
+        store.take('one', str(tmp_path / 'file' / 'mine'))
     put(image, [1])
     assert there(image) == [0, 1]
     assert store.open('one', SIZE, IDENTITY) is image

@@ -409,7 +409,7 @@ def test_owner_and_group(tmp_path, monkeypatch, nothing_left):
         with nbd.NbdServer(
             {}, listening.Address(path=path, owner=owner, group=group)
         ):
-            assert changed.pop() == (f'{path}.new', *ids)
+            assert changed.pop() == (path, *ids)
     for wrong in ({'owner': 'no-such-user'}, {'group': 'no-such-group'}):
         with pytest.raises(exceptions.ConfigurationError, match='no-such'):
             nbd.NbdServer({}, listening.Address(path=path, **wrong)).start()
