@@ -140,7 +140,6 @@ class Way:
                 assert base is not None
                 promoting.repoint(str(served.record.destination), base)
         served.release()
-        self.tidy()
         return ''
 
     def _foreign(self) -> str:
@@ -201,6 +200,7 @@ class Way:
             data = self._copy(data, path)
         served.unmount()
         promoting.place(data, path, record.form == 'path', served.readers)
+        self.tidy()
         LOG.info('%s is complete: %s', record.where, path)
 
     def end(self) -> None:
