@@ -237,6 +237,13 @@ class Served:
             mount.close()
             nbdfuse.remove(self.file)
 
+    def _connections(self) -> int:
+        """How many clients there are."""
+        known = self._server.connections if self._server is not None else 0
+        # Those, too, who wait to be taken.
+        here = max(known, unixdiag.connections(self.socket))
+        return here + self._outlets.connections(self.record.id)
+
     def check_idle(self, patience: float = 0.0) -> None:
         """See that nobody is connected.
 
@@ -244,10 +251,7 @@ class Served:
         :raises DetachError: somebody is
         """
         limit = time.monotonic() + patience
-        name = self.record.id
-        while count := (
-            unixdiag.connections(self.socket) + self._outlets.connections(name)
-        ):
+        while count := self._connections():
             if time.monotonic() > limit:
                 raise exceptions.DetachError(
                     f'{self.record.where} is in use',
