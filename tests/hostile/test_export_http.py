@@ -317,6 +317,8 @@ def test_many_who_vanish(sparse):
     with serve(sparse) as server:
         for seed in range(3, 100):
             vanish(server, sparse, seed)
+            # Who has just gone may still have a claim.
+            eventually(lambda: not server.statistics()['connections'])
             for block in range(0, len(sparse.present), 2):
                 sparse.evict(block)
 
