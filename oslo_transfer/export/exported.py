@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Mapping
+import threading
 import typing
+
+from oslo_transfer import exceptions
 
 
 class Reader(typing.Protocol):
@@ -77,3 +81,34 @@ class Exported(typing.Protocol):
 
         :raises TransferError: it cannot be read
         """
+
+
+class Exports:
+    """The images that a server has, by name. Thread-safe.
+
+    :ivar images: those of now; it is replaced when one comes or goes
+    """
+
+    def __init__(self, images: Mapping[str, Exported]) -> None:
+        self.images: Mapping[str, Exported] = dict(images)
+        self._lock = threading.Lock()
+
+    def add(self, name: str, image: Exported) -> None:
+        """Have one more.
+
+        :raises AlreadyExists: the name is taken
+        """
+        with self._lock:
+            if name in self.images:
+                raise exceptions.AlreadyExists(
+                    f'there is an export "{name}" already'
+                )
+            self.images = {**self.images, name: image}
+
+    def remove(self, name: str) -> Exported | None:
+        """Have one less; returns it."""
+        with self._lock:
+            images = dict(self.images)
+            image = images.pop(name, None)
+            self.images = images
+        return image

@@ -7,23 +7,16 @@ RFC 9110 and RFC 9112. One thread serves all connections.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import contextlib
 import dataclasses
-import os
-import socket
 import ssl
-import threading
 import typing
 import urllib.parse
 
-from oslo_transfer import exceptions
 from oslo_transfer.export import exported
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_loop
 from oslo_transfer.export import listening
 
-# Of those who come at once; the system may set a lower one.
-_BACKLOG = 4096
 # Seconds for a thread that fetches, when the server or an image ends.
 _PATIENCE = 0.6
 
@@ -51,16 +44,14 @@ class HttpServer:
         limits: http_host.Limits | None = None,
         workers: int = 64,
     ) -> None:
-        self._exports = dict(exports)
+        self._exports = exported.Exports(exports)
         self._address = address
-        self._port = address.port
         self._tls = tls
         self._most = most
         self._limits = limits or http_host.Limits()
         self._workers = workers
-        self._lock = threading.Lock()
+        self._listener: listening.Listener | None = None
         self._loop: http_loop.Loop | None = None
-        self._identity: tuple[int, int] | None = None
 
     def start(self) -> None:
         """Listen, and serve from now on.
@@ -69,29 +60,16 @@ class HttpServer:
         :raises Unavailable: somebody else has it
         :raises TransferError: the socket cannot be made
         """
+        self._listener = listening.Listener(self._address)
         self._loop = http_loop.Loop(
-            self._listen(),
+            self._listener.sock,
             self._tls,
-            lambda name: self._exports.get(name),
+            lambda name: self._exports.images.get(name),
             self._limits,
             self._most,
             self._workers,
         )
         self._loop.start()
-
-    def _listen(self) -> socket.socket:
-        where = self._address
-        if where.path is None:
-            listener = listening.tcp(where.host, where.port)
-            self._port = listener.getsockname()[1]
-        else:
-            listener = listening.unix(
-                where.path, where.owner, where.group, where.mode
-            )
-            found = os.lstat(where.path)
-            self._identity = found.st_dev, found.st_ino
-        listener.listen(_BACKLOG)
-        return listener
 
     def __enter__(self) -> typing.Self:
         self.start()
@@ -107,9 +85,8 @@ class HttpServer:
         if self._address.path is not None:
             quoted = urllib.parse.quote(self._address.path, safe='')
             return f'{scheme}+unix://{quoted}/'
-        host = self._address.host
-        host = f'[{host}]' if ':' in host else host
-        return f'{scheme}://{host}:{self._port}/'
+        assert self._listener is not None, 'it has to be started first'
+        return f'{scheme}://{self._listener.authority}/'
 
     def url_of(self, name: str) -> str:
         """The URL of an image."""
@@ -127,12 +104,7 @@ class HttpServer:
 
         :raises AlreadyExists: the name is taken
         """
-        with self._lock:
-            if name in self._exports:
-                raise exceptions.AlreadyExists(
-                    f'there is an export "{name}" already'
-                )
-            self._exports[name] = image
+        self._exports.add(name, image)
 
     def remove(self, name: str) -> None:
         """Export one less; ends its connections, within a second.
@@ -140,24 +112,13 @@ class HttpServer:
         A thread that fetches from it then lets go of it when it has what
         it waits for.
         """
-        with self._lock:
-            image = self._exports.pop(name, None)
+        image = self._exports.remove(name)
         if image is not None and self._loop is not None:
             self._loop.drop(image, _PATIENCE)
 
     def stop(self) -> None:
         """End everything within a second, answers too; idempotent."""
+        if self._listener is not None:
+            self._listener.unlink()
         if self._loop is not None:
-            self._unlink()
             self._loop.stop(_PATIENCE)
-
-    def _unlink(self) -> None:
-        """Remove the socket, unless somebody has put another one there."""
-        path, identity = self._address.path, self._identity
-        self._identity = None
-        if path is None or identity is None:
-            return
-        with contextlib.suppress(OSError):
-            found = os.lstat(path)
-            if (found.st_dev, found.st_ino) == identity:
-                os.unlink(path)

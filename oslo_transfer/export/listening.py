@@ -6,12 +6,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import grp
 import os
-import pwd
 import socket
 import stat
 
+from oslo_transfer import accounts
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
@@ -26,27 +25,56 @@ class Address:
     """Where a server listens: on a unix socket, or with TCP.
 
     :ivar path: of the unix socket; None for TCP
-    :ivar owner: name or number of the user whose it is
-    :ivar group: name or number of its group
+    :ivar uid: number of the user whose it is; None for who runs this
+    :ivar gid: number of its group
     :ivar mode: who may connect: it takes the right to write
     :ivar host: address or name for TCP
     :ivar port: 0 for a free one
     """
 
     path: str | None = None
-    owner: str | None = None
-    group: str | None = None
+    uid: int | None = None
+    gid: int | None = None
     mode: int = 0o600
     host: str = '127.0.0.1'
     port: int = 0
 
 
-def tcp(host: str, port: int) -> socket.socket:
-    """Listen on an address.
+class Listener:
+    """A socket that listens at an address.
 
-    :param port: 0 for a free one
-    :raises Unavailable: it is taken, or not of this host
+    :ivar sock: to accept clients from; whoever does that closes it
+    :raises ConfigurationError: the address cannot be
+    :raises Unavailable: somebody else has it
+    :raises TransferError: the socket cannot be made
     """
+
+    def __init__(self, address: Address) -> None:
+        self._path, self._host = address.path, address.host
+        self._identity: tuple[int, int] | None = None
+        if address.path is None:
+            self.sock = _tcp(address.host, address.port)
+            self._port = self.sock.getsockname()[1]
+        else:
+            self.sock, self._identity = _unix(address, address.path)
+
+    @property
+    def authority(self) -> str:
+        """Host and port as URLs have them (RFC 3986); for TCP."""
+        host = f'[{self._host}]' if ':' in self._host else self._host
+        return f'{host}:{self._port}'
+
+    def unlink(self) -> None:
+        """Remove its name, unless somebody has put another socket there."""
+        identity, self._identity = self._identity, None
+        if self._path is None or identity is None:
+            return
+        with contextlib.suppress(OSError):
+            if _identity(self._path) == identity:
+                os.unlink(self._path)
+
+
+def _tcp(host: str, port: int) -> socket.socket:
     try:
         family, _kind, _protocol, _name, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -60,27 +88,24 @@ def tcp(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-def unix(
-    path: str, owner: str | None, group: str | None, mode: int
-) -> socket.socket:
-    """Listen on a unix socket.
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def _unix(
+    address: Address, path: str
+) -> tuple[socket.socket, tuple[int, int]]:
+    """Listen on a unix socket; returns the identity of its name, too.
 
     A dead one is replaced. At no moment can anybody connect whom the mode
     does not let.
-
-    :param owner: name or number of a user; None for who runs this
-    :param group: name or number
-    :param mode: who may connect: it takes the right to write
-    :raises ConfigurationError: the path, the owner or the group is not fit
-    :raises Unavailable: somebody listens there
-    :raises TransferError: it cannot be made
     """
     if not os.path.isabs(path) or len(os.fsencode(path)) >= _MOST_NAME:
         raise exceptions.ConfigurationError(
             f'the socket "{path}" is not an absolute path of fewer than '
             f'{_MOST_NAME} bytes'
         )
-    ids = uid_of(owner), gid_of(group)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with oserrors.os_errors(f'making the socket {path}'):
@@ -91,14 +116,13 @@ def unix(
             # that name, so it is not bound under another one first.
             sock.bind(path)
             # Nobody can connect before listen(), so all this comes in time.
-            if ids != (-1, -1):
-                os.chown(path, *ids)
-            os.chmod(path, mode)
+            accounts.give(path, address.uid, address.gid)
+            os.chmod(path, address.mode)
             sock.listen(_BACKLOG)
+            return sock, _identity(path)
     except BaseException:
         sock.close()
         raise
-    return sock
 
 
 def _refuse_living(path: str) -> None:
@@ -118,31 +142,3 @@ def _refuse_living(path: str) -> None:
             if exc.errno in (errno.ECONNREFUSED, errno.ENOENT):
                 return
     raise exceptions.Unavailable(f'somebody listens on {path} already')
-
-
-def uid_of(owner: str | None) -> int:
-    """The number of a user; -1 for none, as for chown(2)."""
-    if not owner:
-        return -1
-    if owner.isascii() and owner.isdigit():
-        return int(owner)
-    try:
-        return pwd.getpwnam(owner).pw_uid
-    except KeyError:
-        raise exceptions.ConfigurationError(
-            f'there is no user "{owner}" to own the socket'
-        ) from None
-
-
-def gid_of(group: str | None) -> int:
-    """The number of a group; -1 for none, as for chown(2)."""
-    if not group:
-        return -1
-    if group.isascii() and group.isdigit():
-        return int(group)
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise exceptions.ConfigurationError(
-            f'there is no group "{group}" for the socket'
-        ) from None

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import contextlib
 import errno
 import logging
-import os
 import socket
 import ssl
 import threading
@@ -86,7 +85,7 @@ class NbdServer:
         handshake_seconds: float = 10.0,
         workers: int = 64,
     ) -> None:
-        self._exports = dict(exports)
+        self._exports = exported.Exports(exports)
         self._address = address
         self._tls = tls
         self._most = most
@@ -98,10 +97,8 @@ class NbdServer:
         self._clients: set[_Client] = set()
         self._counts = nbd_session.Counts()
         self._stopping = threading.Event()
-        self._listener: socket.socket | None = None
+        self._listener: listening.Listener | None = None
         self._thread: threading.Thread | None = None
-        self._port = address.port
-        self._identity: tuple[int, int] | None = None
 
     def start(self) -> None:
         """Listen, and serve from now on.
@@ -110,20 +107,10 @@ class NbdServer:
         :raises Unavailable: somebody else has it
         :raises TransferError: the socket cannot be made
         """
-        where = self._address
-        if where.path is not None:
-            listener = listening.unix(
-                where.path, where.owner, where.group, where.mode
-            )
-            found = os.lstat(where.path)
-            self._identity = found.st_dev, found.st_ino
-        else:
-            listener = listening.tcp(where.host, where.port)
-            self._port = listener.getsockname()[1]
-        self._listener = listener
+        self._listener = listening.Listener(self._address)
         self._thread = threading.Thread(
             target=self._accept,
-            args=(listener,),
+            args=(self._listener.sock,),
             name=f'{_THREAD_NAME}-accept',
             daemon=True,
         )
@@ -149,9 +136,8 @@ class NbdServer:
         if path is not None:
             socket_path = urllib.parse.quote(path)
             return f'{scheme}+unix:///{quoted}?socket={socket_path}'
-        host = self._address.host
-        host = f'[{host}]' if ':' in host else host
-        return f'{scheme}://{host}:{self._port}/{quoted}'
+        assert self._listener is not None, 'it has to be started first'
+        return f'{scheme}://{self._listener.authority}/{quoted}'
 
     @property
     def connections(self) -> int:
@@ -178,22 +164,11 @@ class NbdServer:
 
         :raises AlreadyExists: the name is taken
         """
-        with self._lock:
-            if name in self._exports:
-                raise exceptions.AlreadyExists(
-                    f'there is an export "{name}" already'
-                )
-            # Who negotiates goes on with what there was.
-            self._exports = {**self._exports, name: image}
+        self._exports.add(name, image)
 
     def remove(self, name: str) -> None:
         """Export one less; ends its connections, within a second."""
-        with self._lock:
-            self._exports = {
-                each: image
-                for each, image in self._exports.items()
-                if each != name
-            }
+        self._exports.remove(name)
         self._end(lambda client: client.name == name)
 
     def stop(self) -> None:
@@ -202,29 +177,19 @@ class NbdServer:
         What was answered is sent, if the client takes it at once.
         """
         self._stopping.set()
-        listener, self._listener = self._listener, None
+        listener = self._listener
         if listener is not None:
             with contextlib.suppress(OSError):
                 # Closing alone would not wake up accept().
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-            self._unlink()
+                listener.sock.shutdown(socket.SHUT_RDWR)
+            listener.sock.close()
+            listener.unlink()
         self._end(lambda client: True)
         self._lot.close()
         self._workers.close(_GRACE)
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join(_PATIENCE)
-
-    def _unlink(self) -> None:
-        """Remove the socket, unless somebody has put another one there."""
-        path = self._address.path
-        if path is None:
-            return
-        with contextlib.suppress(OSError):
-            found = os.lstat(path)
-            if (found.st_dev, found.st_ino) == self._identity:
-                os.unlink(path)
 
     def _end(self, which: typing.Callable[[_Client], bool]) -> None:
         """End connections, and wait until they have."""
@@ -311,7 +276,7 @@ class NbdServer:
             self._enter(client, agreement)
 
         if nbd_options.Negotiation(
-            line, self._exports, self._tls is not None, enter
+            line, self._exports.images, self._tls is not None, enter
         ).run():
             assert client.session is not None
             line.begin()
@@ -329,7 +294,7 @@ class NbdServer:
         )
         with self._lock:
             # It may have been removed meanwhile.
-            if self._exports.get(agreement.name) is agreement.image:
+            if self._exports.images.get(agreement.name) is agreement.image:
                 client.name, client.session = agreement.name, session
                 return
         session.close()

@@ -16,6 +16,7 @@ import threading
 import time
 import typing
 
+from oslo_transfer import accounts
 from oslo_transfer import call as _call
 from oslo_transfer import context as _context
 from oslo_transfer.drivers.iscsi import qemunbd
@@ -120,7 +121,7 @@ class AttachRole(role.Role):
         group = self._conf.oslo_transfer_service.control_socket_group
         records = attached.Records(
             os.path.join(state or opts.default_state_path(), 'exports'),
-            listening.gid_of(group),
+            accounts.gid_of(group, listening.GROUP_OPTION),
         )
         try:
             found = records.load()

@@ -19,6 +19,7 @@ import os
 import re
 import typing
 
+from oslo_transfer import accounts
 from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
@@ -114,14 +115,7 @@ class Records(abc.ABC, typing.Generic[_R]):
                 continue
             try:
                 found.append(self._load(name))
-            except (
-                exceptions.TransferError,
-                OSError,
-                ValueError,
-                KeyError,
-                TypeError,
-                RecursionError,
-            ) as exc:
+            except statefile.UNUSABLE as exc:
                 LOG.warning('the record in %s cannot be used: %s', path, exc)
         return found
 
@@ -156,7 +150,7 @@ class Records(abc.ABC, typing.Generic[_R]):
             with oserrors.os_errors(f'writing to {path}'):
                 os.chmod(path, self.mode)
                 if self._gid is not None:
-                    os.chown(path, -1, self._gid)
+                    accounts.give(path, None, self._gid)
                     os.chmod(path, 0o710)  # noqa: S103 (no listing)
                 if secret is not None:
                     statefile.write(
@@ -185,8 +179,7 @@ class Records(abc.ABC, typing.Generic[_R]):
         path = os.path.join(self.path(identifier), name)
         with oserrors.os_errors(f'changing {path}'):
             os.chmod(path, 0o600 if self._gid is None else 0o660)
-            if self._gid is not None:
-                os.chown(path, -1, self._gid)
+            accounts.give(path, None, self._gid)
 
     def remove(self, identifier: str) -> None:
         """Take a record and its directory away; idempotent.

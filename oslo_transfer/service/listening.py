@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import grp
 import os
 import socket
 import stat
 
+from oslo_transfer import accounts
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
+
+#: Whose members may connect.
+GROUP_OPTION = '[oslo_transfer_service] control_socket_group'
 
 _BACKLOG = 128
 #: Bytes of a socket's name with the zero at its end; unix(7).
@@ -81,7 +84,7 @@ class Listener:
                 f'[oslo_transfer_service] control_socket "{path}" is not an '
                 f'absolute path of fewer than {_MAX_NAME - 4} bytes'
             )
-        gid = gid_of(group)
+        gid = accounts.gid_of(group, GROUP_OPTION)
         with oserrors.os_errors(
             f'making {os.path.dirname(path)} (see [oslo_transfer_service] '
             f'control_socket)'
@@ -110,8 +113,7 @@ class Listener:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         self.sock.bind(temporary)
-        if gid is not None:
-            os.chown(temporary, -1, gid)
+        accounts.give(temporary, None, gid)
         os.chmod(temporary, 0o600 if gid is None else 0o660)
         os.rename(temporary, self._path)
         self.sock.listen(_BACKLOG)
@@ -124,17 +126,3 @@ class Listener:
             os.unlink(self._path)
         self.sock.close()
         self._lock.close()
-
-
-def gid_of(group: str | None) -> int | None:
-    if not group:
-        return None
-    if group.isascii() and group.isdigit():
-        return int(group)
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise exceptions.ConfigurationError(
-            f'[oslo_transfer_service] control_socket_group: there is no '
-            f'group "{group}"'
-        ) from None

@@ -12,6 +12,7 @@ import os
 import stat
 import typing
 
+from oslo_transfer import accounts
 from oslo_transfer import api
 from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
@@ -32,11 +33,11 @@ _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Readers(typing.NamedTuple):
     """Who may read an image, as the options say.
 
-    :ivar gid: number of a group, or -1
+    :ivar gid: number of a group, or None
     :ivar mode: whose bits count
     """
 
-    gid: int
+    gid: int | None
     mode: int
 
 
@@ -112,7 +113,7 @@ def place(data: str, path: str, replace: bool, readers: Readers) -> None:
         fd = os.open(data, _FLAGS)
         try:
             mode = 0o666 & ~localfs.current_umask() | readers.mode & 0o444
-            os.fchown(fd, -1, readers.gid)
+            accounts.give(fd, None, readers.gid)
             os.fchmod(fd, mode)
             os.fsync(fd)
             localfs.rename(data, path, overwrite=replace)

@@ -12,6 +12,7 @@ import threading
 import time
 import typing
 
+from oslo_transfer import accounts
 from oslo_transfer.cache import hydrate
 from oslo_transfer.cache import opts
 from oslo_transfer.cache import plainfile
@@ -146,12 +147,9 @@ class Served:
         else:
             self.shared = self.images.acquire(self.record, source)
             image = self.shared.image
-        group = self.ctx.conf[opts.GROUP]
+        uid, gid, mode = self._access
         address = listening.Address(
-            path=self.socket,
-            owner=group.socket_owner,
-            group=group.socket_group,
-            mode=int(group.socket_mode, 8),
+            path=self.socket, uid=uid, gid=gid, mode=mode
         )
         server = nbd.NbdServer({'': image}, address)
         server.start()
@@ -159,7 +157,7 @@ class Served:
         self._outlets.add(self.record.id, image)
         if self.record.form == 'path':
             self._mount_file()
-        if self.shared is not None and group.hydrate:
+        if self.shared is not None and self.ctx.conf[opts.GROUP].hydrate:
             self._hydrate(self.shared)
 
     def _hydrate(self, shared: _images.Shared) -> None:
@@ -206,23 +204,31 @@ class Served:
             self._mount_file()
 
     @property
+    def _access(self) -> tuple[int | None, int | None, int]:
+        """User, group and mode of the socket, as the options say.
+
+        :raises ConfigurationError: there is no such user or group
+        """
+        options = self.ctx.conf[opts.GROUP]
+        where = f'[{opts.GROUP}]'
+        return (
+            accounts.uid_of(options.socket_owner, f'{where} socket_owner'),
+            accounts.gid_of(options.socket_group, f'{where} socket_group'),
+            int(options.socket_mode, 8),
+        )
+
+    @property
     def readers(self) -> promoting.Readers:
         """Who may read what it becomes."""
-        group = self.ctx.conf[opts.GROUP]
-        return promoting.Readers(
-            listening.gid_of(group.socket_group), int(group.socket_mode, 8)
-        )
+        _uid, gid, mode = self._access
+        return promoting.Readers(gid, mode)
 
     def _readers(self) -> nbdfuse.Readers | None:
         """Who may read the file: those who may connect to the socket."""
         if os.geteuid() != 0:
             return None
-        group = self.ctx.conf[opts.GROUP]
-        return nbdfuse.Readers(
-            max(0, listening.uid_of(group.socket_owner)),
-            max(0, listening.gid_of(group.socket_group)),
-            int(group.socket_mode, 8),
-        )
+        uid, gid, mode = self._access
+        return nbdfuse.Readers(uid or 0, gid or 0, mode)
 
     def unmount(self) -> None:
         """Have no file any more.
