@@ -6,9 +6,19 @@ from __future__ import annotations
 import os
 
 from oslo_transfer.drivers import localfs
+from oslo_transfer import exceptions
 
 #: Behind the name of one that is being written. What is cut short leaves it.
 NEW = '.new'
+#: What reading JSON and taking a record out of it raises when it is damaged.
+UNUSABLE = (
+    exceptions.TransferError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RecursionError,
+)
 
 
 def write(path: str, data: bytes, *, durable: bool = True) -> None:

@@ -22,7 +22,6 @@ import os
 import re
 
 from oslo_transfer.drivers.bittorrent import metainfo
-from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 from oslo_transfer.service import listening
 from oslo_transfer import statefile
@@ -83,14 +82,7 @@ class Records:
             path = os.path.join(self._directory, name)
             try:
                 found.append(_load(path))
-            except (
-                exceptions.TransferError,
-                OSError,
-                ValueError,
-                KeyError,
-                TypeError,
-                RecursionError,
-            ) as exc:
+            except statefile.UNUSABLE as exc:
                 LOG.warning('the record %s cannot be used: %s', path, exc)
         return sorted(found, key=lambda record: record.added)
 
