@@ -38,14 +38,6 @@ class Died(Exception):
     """A child ended without an outcome: something killed it."""
 
 
-def until(condition, seconds=10.0):
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f'still not, after {seconds} s'
-        time.sleep(0.005)
-
-
 def die_with_parent():
     """Have the kernel kill this process when its parent ends."""
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)

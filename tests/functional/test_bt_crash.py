@@ -20,6 +20,7 @@ from tests.functional import forkserver
 from tests.servers import bt_lab
 from tests.servers import evil_peer
 from tests.servers import torrents
+from tests import waiting
 
 pytestmark = pytest.mark.functional
 
@@ -95,7 +96,7 @@ def test_killed_and_killed_again(job, children):
                     copy, *job, peer.address, die_at=max(1, die_at)
                 ).result()
             assert not os.path.exists(dst), 'seen too early'
-        forkserver.until(lambda: not peer.open)
+        waiting.until(lambda: not peer.open)
         before = peer.sent
         result = copy(*job, peer.address)
         check_done(result, dst)

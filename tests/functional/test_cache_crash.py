@@ -19,6 +19,7 @@ from tests.functional import cache_lab
 from tests.functional import forkserver
 from tests.servers import cutfs
 from tests.servers import powercut
+from tests import waiting
 
 pytestmark = [
     pytest.mark.functional,
@@ -48,7 +49,7 @@ def killed(children, directory, tally, seed, **mode):
         served, flushed = rng.randrange(40), 0
         if life == 0:
             flushed = rng.randrange(1, COUNT // 2)
-        forkserver.until(
+        waiting.until(
             lambda: (
                 child.wait(0.001)
                 or (tally.served >= served and tally.durable >= flushed)
@@ -141,7 +142,7 @@ def test_second_process_is_told_the_socket_of_the_first(children, tmp_path):
         cache_lab.own, str(tmp_path / 'cache'), '/run/first.sock'
     )
     lock = tmp_path / 'cache' / 'lock'
-    forkserver.until(lambda: lock.exists() and b'.sock' in lock.read_bytes())
+    waiting.until(lambda: lock.exists() and b'.sock' in lock.read_bytes())
     with pytest.raises(exceptions.Unavailable) as caught:
         _store.Store(str(tmp_path / 'cache'), quota_bytes=0)
     assert f'{child.pid}, which listens at /run/first.sock' in str(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.servers import cache_service
 from tests.servers import dd_lab
 from tests.servers import nginx
 from tests.servers import resource
+from tests import waiting
 
 pytestmark = groups.marks(
     'cache',
@@ -123,10 +123,7 @@ def test_what_was_read_is_brought_before_it_is_asked_for(service):
         (30 * BLOCK, 32 * BLOCK),
         (50 * BLOCK, 51 * BLOCK),
     ]
-    end = time.monotonic() + 20
-    while fetched(service) != found.total:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    waiting.until(lambda: fetched(service) == found.total)
     # It can still be had, whatever was read since.
     touch(service, 80 * BLOCK, 4096)
     name = service.export(service.path / 'disk')['id']

@@ -13,7 +13,6 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -30,6 +29,7 @@ from tests.servers import nginx
 from tests.servers import qemu_io
 from tests.servers import qmp
 from tests.servers import resource
+from tests import waiting
 
 MIB = 1 << 20
 DATA = (
@@ -132,14 +132,6 @@ def read(path):
     return copied.read_bytes()
 
 
-def until(condition):
-    """Wait for a condition, which is looked at often."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, 'this takes too long'
-        time.sleep(0.02)
-
-
 def requests(origin, method='GET'):
     log = (origin.directory / 'access.log').read_text().splitlines()
     return [line for line in log if f'"{method} /image' in line]
@@ -203,7 +195,9 @@ def test_who_reads_does_not_notice(here, origin):
         attachment = service.copy(origin.url('/image'), form='path')
         with open(here / 'disk', 'rb') as file:
             assert file.read(4096) == DATA[:4096]
-            until(lambda: 'in use' in service.export(here / 'disk')['problem'])
+            waiting.until(
+                lambda: 'in use' in service.export(here / 'disk')['problem']
+            )
             # The next one can read it, too, as long as somebody does.
             assert (here / 'disk').read_bytes() == DATA
             assert (here / 'disk').is_symlink()
@@ -222,7 +216,7 @@ def test_a_guest_keeps_its_overlay(here, origin):
         with Guest(disk) as guest:
             guest.write(MIB, 4096, 0x5A)
             service.wait(disk, 'promoted')
-            until(lambda: 'in use' in service.export(disk)['problem'])
+            waiting.until(lambda: 'in use' in service.export(disk)['problem'])
             with pytest.raises(exceptions.DetachError, match='in use'):
                 attachment.detach()
             assert guest.read(MIB, 4096) == b'\x5a' * 4096
@@ -247,7 +241,7 @@ def test_a_running_guest_lets_go(here, origin):
             reopened.update(file='file0', backing='base0')
             guest.ask('blockdev-reopen', options=[reopened])
             # Only the overlay itself is in use now.
-            until(lambda: str(disk) in service.export(disk)['problem'])
+            waiting.until(lambda: str(disk) in service.export(disk)['problem'])
         service.wait(disk, 'released')
     assert qcow2.backing(str(disk)) == (str(base), 'raw')
 
@@ -294,8 +288,10 @@ def test_nbdfuse_dies(here, origin):
         service.copy(origin.url('/image'), form='path')
         (pid,) = nbdfuses(service)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: nbdfuses(service) not in ([], [pid]))
-        until(lambda: disk.exists() and disk.stat().st_size == len(DATA))
+        waiting.until(lambda: nbdfuses(service) not in ([], [pid]))
+        waiting.until(
+            lambda: disk.exists() and disk.stat().st_size == len(DATA)
+        )
         assert disk.read_bytes() == DATA
 
 
@@ -380,7 +376,9 @@ def test_a_wrong_digest_is_no_file(here, origin):
         wrong = {'hash_algo': 'sha256', 'hash_value': '0' * 64}
         attachment = service.copy(origin.url('/image'), **wrong)
         service.wait(here / 'disk', 'damaged')
-        until(lambda: 'sha256' in service.export(here / 'disk')['problem'])
+        waiting.until(
+            lambda: 'sha256' in service.export(here / 'disk')['problem']
+        )
         assert read(here / 'disk') == DATA
         with pytest.raises(exceptions.IntegrityError):
             service.copy(origin.url('/image'), 'other', **wrong)
@@ -454,7 +452,9 @@ def test_the_next_reader_is_ahead(here, origin):
         service.stop()
     with host(here, hydrate='false') as service:
         service.copy(origin.url('/image'), 'second')
-        until(lambda: service.export(here / 'second')['here'] >= 2 * 65536)
+        waiting.until(
+            lambda: service.export(here / 'second')['here'] >= 2 * 65536
+        )
         origin.stop()
         with Guest(here / 'second') as guest:
             assert guest.read(15 * MIB, 65536) == DATA[15 * MIB :][:65536]
@@ -479,7 +479,7 @@ def test_a_link_that_somebody_replaced(here, origin):
     (here / 'disk').unlink()
     (here / 'disk').write_bytes(b'mine')
     with host(here) as service:
-        until(
+        waiting.until(
             lambda: 'left as it is' in service.export(here / 'disk')['problem']
         )
         service.stop()
@@ -560,7 +560,9 @@ def test_a_cache_that_is_too_small(here, origin):
     """All of an image can be read, and what it cannot become is said."""
     with host(here, max_bytes=4 * MIB) as service:
         service.copy(origin.url('/image'))
-        until(lambda: 'max_bytes' in service.export(here / 'disk')['problem'])
+        waiting.until(
+            lambda: 'max_bytes' in service.export(here / 'disk')['problem']
+        )
         assert read(here / 'disk') == DATA
         store = service.client.status()['roles']['cache']['store']
         assert store['bytes_used'] <= 4 * MIB
@@ -593,7 +595,9 @@ def test_a_destination_that_is_another_thing(what, form, here, origin):
         )
     before = identity(disk)
     with host(here) as service:
-        until(lambda: 'left as it is' in service.export(disk)['problem'])
+        waiting.until(
+            lambda: 'left as it is' in service.export(disk)['problem']
+        )
         attachment.detach()
         assert service.client.cached() == []
     assert identity(disk) == before
@@ -609,9 +613,11 @@ def test_two_images_in_a_cache_for_one(here, origin):
         first = oslo_transfer.attach(
             f'cache+{origin.url("/other")}', conf=conf
         )
-        until(lambda: service.client.cached()[0]['here'] == len(DATA))
+        waiting.until(lambda: service.client.cached()[0]['here'] == len(DATA))
         made = service.copy(origin.url('/image'))
-        until(lambda: 'in use' in service.export(here / 'disk')['problem'])
+        waiting.until(
+            lambda: 'in use' in service.export(here / 'disk')['problem']
+        )
         assert read(here / 'disk') == DATA
         before = sent(origin)
         first.detach()

@@ -23,6 +23,7 @@ from oslo_transfer import flight
 from oslo_transfer import journal as journals
 from tests.functional import forkserver
 from tests.servers import resource
+from tests import waiting
 
 pytestmark = [
     pytest.mark.functional,
@@ -130,7 +131,7 @@ class Place:
         complete = self.assert_old_or_complete()
         slack = self.slack()
         # What is on its way to the one that died still counts.
-        forkserver.until(lambda: not self.server.connections.open)
+        waiting.until(lambda: not self.server.connections.open)
         sent = self.server.bytes_sent()
         requests = len(self.server.requests)
         # A stream that ends early for another one would count, too.

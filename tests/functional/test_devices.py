@@ -20,6 +20,7 @@ from oslo_transfer import growth
 from tests.functional import forkserver
 from tests.functional import storage
 from tests.servers import resource
+from tests import waiting
 
 pytestmark = [
     pytest.mark.functional,
@@ -180,7 +181,7 @@ def test_killed_copy_does_not_boot(fraction, device, conf, server, children):
     data = resource.pattern(6 * MIB)
     url = server.put('/image', data, rate=10 * MIB)
     child = children.start(forkserver.copy, url, str(device))
-    forkserver.until(lambda: server.bytes_sent() > fraction * len(data))
+    waiting.until(lambda: server.bytes_sent() > fraction * len(data))
     child.kill(signal.SIGKILL)
     with pytest.raises(forkserver.Died):
         child.result()
@@ -406,7 +407,7 @@ def test_deadline_holds_while_another_has_the_device(
     data = resource.pattern(4 * MIB)
     url = server.put('/image', data, rate=2 * MIB)
     child = children.start(forkserver.copy, url, str(device))
-    forkserver.until(lambda: server.bytes_sent() > 0)
+    waiting.until(lambda: server.bytes_sent() > 0)
     with pytest.raises(exceptions.DeadlineExceeded):
         oslo_transfer.copy(url, device, conf=conf, deadline=0.3)
     child.kill()

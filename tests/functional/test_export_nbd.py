@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 
 import pytest
 
@@ -27,6 +26,7 @@ from tests.servers import nbd_client
 from tests.servers import nginx
 from tests.servers import resource
 from tests.unit import fakes
+from tests import waiting
 
 _NEEDED = (
     *('nbdcopy', 'nbdinfo', 'nbdfuse', 'fio', 'fusermount3'),
@@ -67,13 +67,7 @@ def run(*command, **options):
 def original(tmp_path):
     """The image as a sparse file."""
     path = tmp_path / 'original'
-    with open(path, 'wb') as file:
-        for start in range(0, len(DATA), 4096):
-            block = DATA[start : start + 4096]
-            if any(block):
-                file.seek(start)
-                file.write(block)
-        file.truncate(len(DATA))
+    resource.write_sparse(path, DATA)
     return path
 
 
@@ -293,10 +287,7 @@ def test_fuse(make, original, socket_path, tmp_path):
             stdin=subprocess.DEVNULL,
         )
         try:
-            end = time.monotonic() + 10
-            while not os.path.getsize(mounted):
-                assert fuse.poll() is None and time.monotonic() < end
-                time.sleep(0.01)
+            waiting.until(lambda: os.path.getsize(mounted) or fuse.poll())
             run('cmp', mounted, original)
             copied = f'of={tmp_path / "copied"}'
             run(
@@ -356,10 +347,7 @@ def test_storage_daemon(make, original, socket_path, tmp_path):
             stdin=subprocess.DEVNULL,
         )
         try:
-            end = time.monotonic() + 10
-            while not ready.exists():
-                assert daemon.poll() is None and time.monotonic() < end
-                time.sleep(0.01)
+            waiting.until(lambda: ready.exists() or daemon.poll())
             uri = f'nbd+unix:///x?socket={further}'
             run('nbdcopy', uri, tmp_path / 'copied')
         finally:

@@ -19,6 +19,7 @@ from oslo_transfer import ranges
 from tests.functional import forkserver
 from tests.servers import resource
 from tests.unit import fakes
+from tests import waiting
 
 pytestmark = [
     pytest.mark.functional,
@@ -53,7 +54,7 @@ def copy(children, src, dst, **options):
 
 
 def wait_for_bytes(server, count):
-    forkserver.until(lambda: server.bytes_sent() >= count)
+    waiting.until(lambda: server.bytes_sent() >= count)
 
 
 def is_waiting(child):
@@ -70,7 +71,7 @@ def is_waiting(child):
 
 def wait_for_followers(followers):
     for child in followers:
-        forkserver.until(lambda child=child: is_waiting(child))
+        waiting.until(lambda child=child: is_waiting(child))
 
 
 def only_image(dst):
@@ -185,7 +186,7 @@ def test_killed_leader_is_followed(digest, children, server, url, dst):
     requests = len(server.requests)
     leader.kill()
     killed = time.monotonic()
-    forkserver.until(lambda: len(server.requests) > requests, TAKEOVER)
+    waiting.until(lambda: len(server.requests) > requests, TAKEOVER)
     assert time.monotonic() < killed + TAKEOVER
     results = [child.result() for child in followers]
     only_image(dst)
@@ -197,14 +198,14 @@ def test_killed_leader_is_followed(digest, children, server, url, dst):
 def test_leaders_that_are_killed_one_after_the_other(
     children, server, url, dst
 ):
-    waiting = [copy(children, url, dst, **SHA256) for _ in range(4)]
+    left = [copy(children, url, dst, **SHA256) for _ in range(4)]
     for number in range(1, 4):
         wait_for_bytes(server, number * SIZE // 4)
         part = flight.part_path(str(dst))
-        leader = next(each for each in waiting if holds_lock(each, part))
-        waiting.remove(leader)
+        leader = next(each for each in left if holds_lock(each, part))
+        left.remove(leader)
         leader.kill()
-    (last,) = waiting
+    (last,) = left
     assert last.result().bytes_by_origin['resumed'] > 0
     only_image(dst)
 
@@ -327,7 +328,7 @@ def test_what_a_dead_leader_copied_is_not_taken_for_ours(
     with pytest.raises(forkserver.Died):
         dead.result()
     leader = copy(children, other, dst)
-    forkserver.until(lambda: server.seen('/other'))
+    waiting.until(lambda: server.seen('/other'))
     follower = copy(children, wanted, dst)
     assert leader.result().size == 4 * MIB
     with pytest.raises(exceptions.AlreadyExists):
@@ -437,7 +438,7 @@ def test_who_waited_learns_what_has_landed(tmp_path, conf):
     for thread in threads:
         thread.start()
     # All have it open, and wait.
-    forkserver.until(lambda: open_count(note_path) == 5)
+    waiting.until(lambda: open_count(note_path) == 5)
     identity = note('of the one that lives')
     os.rename(leader.part_path, path)
     os.unlink(note_path)
@@ -470,13 +471,13 @@ def test_what_was_replaced_at_once_has_not_landed(tmp_path, conf):
 
     thread = threading.Thread(target=follow)
     thread.start()
-    forkserver.until(lambda: open_count(note_path) == 1)
+    waiting.until(lambda: open_count(note_path) == 1)
     os.rename(leader.part_path, path)
     os.unlink(note_path)
     second = flight.Flight(path, context(conf))
     leader.release(remove=True)
     # It knows by now what has landed, and waits for the second one.
-    forkserver.until(lambda: open_count(second.part_path) == 2)
+    waiting.until(lambda: open_count(second.part_path) == 2)
     (tmp_path / 'other').touch()
     os.rename(tmp_path / 'other', path)
     second.release(remove=True)
@@ -510,7 +511,7 @@ def test_many_rounds(children, server, tmp_path):
         for child in herd:
             child.go()
         if number % 2:
-            forkserver.until(lambda: server.bytes_sent(path) > SIZE // 3)
+            waiting.until(lambda: server.bytes_sent(path) > SIZE // 3)
             part = flight.part_path(str(target))
             for child in herd:
                 if os.path.exists(part) and holds_lock(child, part):

@@ -23,6 +23,7 @@ from tests.servers import certs as servers_certs
 from tests.servers import resource
 from tests.servers import scripted_ftp
 from tests.servers import vsftpd
+from tests import waiting
 
 pytestmark = pytest.mark.functional
 
@@ -118,7 +119,7 @@ def test_download_goes_on(fraction, server, children, tmp_path):
     held = size_of(flight.part_path(str(dst)))
     assert held >= fraction * SIZE
     # vsftpd writes down what it sent to the one that died.
-    forkserver.until(lambda: len(downloaded(server)) > before)
+    waiting.until(lambda: len(downloaded(server)) > before)
     before = len(downloaded(server))
     result = copy(*job, **SHA256)
     assert dst.read_bytes() == DATA
@@ -126,7 +127,7 @@ def test_download_goes_on(fraction, server, children, tmp_path):
     assert result.verified
     most = SIZE - held + SEGMENT + BUFFER + retry.OVERLAP
     assert SIZE - result.bytes_by_origin.get('resumed', 0) <= most
-    forkserver.until(lambda: len(downloaded(server)) > before)
+    waiting.until(lambda: len(downloaded(server)) > before)
     assert sum(downloaded(server)[before:]) <= most
 
 
@@ -203,7 +204,7 @@ def test_upload_killed_at_a_step(verb, children, tmp_path):
         child.go()
         with pytest.raises(forkserver.Died):
             child.result()
-        forkserver.until(lambda: not server.open)
+        waiting.until(lambda: not server.open)
         assert server.files.get('up') in (None, DATA)
         assert ('up' in server.files) == (verb == 'RNTO')
         child = None

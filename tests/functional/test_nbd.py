@@ -43,13 +43,7 @@ DIGEST = {
 def image(tmp_path):
     """The image, sparse."""
     path = tmp_path / 'image'
-    with open(path, 'wb') as file:
-        for start in range(0, len(IMAGE), 4096):
-            block = IMAGE[start : start + 4096]
-            if any(block):
-                file.seek(start)
-                file.write(block)
-        file.truncate(len(IMAGE))
+    resource.write_sparse(path, IMAGE)
     return path
 
 

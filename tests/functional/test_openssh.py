@@ -20,6 +20,7 @@ from tests import groups
 from tests.servers import openssh
 from tests.servers import resource
 from tests.servers import scripted_ssh
+from tests import waiting
 
 pytestmark = groups.marks('sftp', openssh.OpenSSH.found() is not None)
 
@@ -377,7 +378,7 @@ def test_nothing_is_left_by_many(conf, tmp_path, relay, image):
             except exceptions.Unavailable:
                 assert number % 2
     relay.close()
-    forkserver.until(
+    waiting.until(
         lambda: (
             not {
                 name

@@ -30,6 +30,7 @@ from tests.servers import child
 from tests.servers import opentracker
 from tests.servers import resource
 from tests.servers import torrents
+from tests import waiting
 
 pytestmark = groups.marks(
     'bittorrent',
@@ -42,14 +43,6 @@ SCRIPT = (
 )
 DATA = resource.pattern(3_000_000)
 PIECE = 64 << 10
-
-
-def until(condition, seconds=15.0):
-    """Wait for a condition, which is looked at often."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, 'this takes too long'
-        time.sleep(0.02)
 
 
 class Service:
@@ -205,7 +198,7 @@ def test_foreign_leech_and_kill(service):
         service.add(torrent, path)
         for _round in range(2):
             with aria2.Aria2(torrent) as leech:
-                until(lambda: leech.complete, 30)
+                waiting.until(lambda: leech.complete, 30)
                 assert leech.path.read_bytes() == DATA
             assert service.kill() == -signal.SIGKILL
             service.start()
@@ -258,7 +251,7 @@ def test_wrong_bytes_are_sent_to_nobody(service, kind):
         service.start()
         service.add(torrent, path)
         leech = Leech(torrent, service.path, service.port)
-        until(lambda: leech.pieces and not service.seeds, 30)
+        waiting.until(lambda: leech.pieces and not service.seeds, 30)
         assert leech.wrong == 0
         assert path.read_bytes() == rotten
         assert 'piece 20 of the file is not what' in service.log.read_text()
@@ -272,10 +265,10 @@ def test_deleted_file_frees_its_space(service):
         service.start()
         service.add(torrent, path)
         leech = Leech(torrent, service.path, service.port)
-        until(lambda: leech.pieces)
+        waiting.until(lambda: leech.pieces)
         assert service.opened(path)
         path.unlink()
-        until(lambda: not service.opened(path), 5)
+        waiting.until(lambda: not service.opened(path), 5)
         assert service.seeds == []
         assert 'the file was removed' in service.log.read_text()
 
@@ -286,9 +279,9 @@ def test_touched_file_is_seeded_on(service):
         service.start()
         service.add(torrent, path)
         os.utime(path)
-        until(lambda: 'checking it again' in service.log.read_text())
+        waiting.until(lambda: 'checking it again' in service.log.read_text())
         with aria2.Aria2(torrent) as leech:
-            until(lambda: leech.complete, 30)
+            waiting.until(lambda: leech.complete, 30)
         (seed,) = service.seeds
         assert seed['uploaded'] >= len(DATA)
 
@@ -393,12 +386,12 @@ def test_configuration_is_read_again(service):
     assert service.seeds[0]['seconds_left'] > 3000
     (service.path / 'config').write_text('nonsense')
     service.process.send_signal(signal.SIGHUP)
-    until(lambda: 'is kept as it was' in service.log.read_text())
+    waiting.until(lambda: 'is kept as it was' in service.log.read_text())
     assert service.seeds[0]['seconds_left'] > 3000
     service.options['seed_seconds'] = 0
     service.configure()
     service.process.send_signal(signal.SIGHUP)
-    until(lambda: service.seeds[0]['seconds_left'] is None)
+    waiting.until(lambda: service.seeds[0]['seconds_left'] is None)
 
 
 def test_second_service_is_refused(service):
@@ -460,7 +453,7 @@ def test_copy_hands_its_file_over(service):
         (seed,) = service.seeds
         assert seed['path'] == str(path)
         with aria2.Aria2(torrent) as leech:
-            until(lambda: leech.complete, 30)
+            waiting.until(lambda: leech.complete, 30)
             assert leech.path.read_bytes() == DATA
 
 

@@ -14,6 +14,7 @@ from tests import groups
 from tests.servers import openssh
 from tests.servers import resource
 from tests.servers import scripted_ssh
+from tests import waiting
 
 pytestmark = groups.marks('sftp', openssh.OpenSSH.found() is not None)
 
@@ -93,8 +94,8 @@ def killed(children, relay, sftp, src, dst, at, reached, **options):
     """Kill a copy when so many bytes have passed, and have arrived."""
     relay.freeze_at = at
     child = children.start(copy, sftp, src, dst, **options)
-    forkserver.until(relay.frozen.is_set)
-    forkserver.until(reached)
+    waiting.until(relay.frozen.is_set)
+    waiting.until(reached)
     child.kill()
     with pytest.raises(forkserver.Died):
         child.result()

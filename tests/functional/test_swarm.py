@@ -22,6 +22,7 @@ from tests.servers import nginx
 from tests.servers import opentracker
 from tests.servers import torrents
 from tests.servers import transmission
+from tests import waiting
 
 pytestmark = pytest.mark.functional
 
@@ -103,7 +104,7 @@ def test_to_aria2(make_lab):
     """A copy that goes on gives what it has to a foreign leech."""
     lab = make_lab(kind='v1', size=3 * MIB + 5)
     with aria2.Aria2(lab.torrent) as leech, all_but_one_piece(lab, leech):
-        forkserver.until(
+        waiting.until(
             lambda: int(leech.state().get('completedLength', 0)) > MIB, 20
         )
 
@@ -132,7 +133,7 @@ def test_transmission(make_lab, tmp_path):
         )
         thread.start()
         with all_but_one_piece(lab, leech):
-            forkserver.until(
+            waiting.until(
                 lambda: leech.state().get('percentDone', 0) > 0.3, 25
             )
         thread.join(30)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -19,6 +18,7 @@ from tests.servers import cache_service
 from tests.servers import dd_lab
 from tests.servers import farline
 from tests.servers import nginx
+from tests import waiting
 
 pytestmark = [
     *groups.marks(
@@ -72,10 +72,9 @@ class Host(cache_service.CacheService):
 
     def wait_for(self, state):
         """Wait until the image is as far as that."""
-        end = time.monotonic() + READ_SECONDS
-        while (found := self.export(self.overlay))['state'] != state:
-            assert time.monotonic() < end, found
-            time.sleep(0.1)
+        waiting.until(
+            lambda: self.export(self.overlay)['state'] == state, READ_SECONDS
+        )
 
     @property
     def statistics(self):
@@ -147,10 +146,7 @@ def read_on_through_a_restart(guest, host, line, disk):
         f'dd if=/dev/vda bs=1M skip={START // MIB} count={LENGTH // MIB} '
         f'iflag=direct 2>/dev/null | {HASH}'
     )
-    end = time.monotonic() + READ_SECONDS
-    while line.sent < before + LENGTH // 4:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    waiting.until(lambda: line.sent >= before + LENGTH // 4, READ_SECONDS)
     host.stop(signal.SIGKILL)
     # Nobody has it all yet.
     assert line.sent < before + LENGTH

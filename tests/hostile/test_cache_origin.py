@@ -22,6 +22,7 @@ from tests.servers import evil_http
 from tests.servers import http
 from tests.servers import relay
 from tests.servers import resource
+from tests import waiting
 
 BLOCK = 16 * 1024
 SIZE = 4 << 20
@@ -344,8 +345,7 @@ def test_readers_are_cancelled_while_they_wait(server, conf, tmp_path):
         threads = [threading.Thread(target=work, args=(n,)) for n in range(20)]
         for thread in threads:
             thread.start()
-        while cached.image.statistics()['waits'] < 20:
-            time.sleep(0.005)
+        waiting.until(lambda: cached.image.statistics()['waits'] >= 20)
         cancel.set()
         started = time.monotonic()
         for thread in threads[1::2]:
@@ -373,8 +373,11 @@ def test_hydration_never_starves_a_demand_read(server, conf, tmp_path):
             cached.right(0, 1)
             if hydrate:
                 cached.image.hydrate()
-                while cached.image.statistics()['bytes_fetched'] < 2 * BLOCK:
-                    time.sleep(0.001)
+                waiting.until(
+                    lambda: (
+                        cached.image.statistics()['bytes_fetched'] >= 2 * BLOCK
+                    )
+                )
             for place in places:
                 if not cached.blocks.has(place):
                     started = time.monotonic()

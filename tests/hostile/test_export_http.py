@@ -23,6 +23,7 @@ from oslo_transfer.export import listening
 from tests.servers import http_export
 from tests.servers import resource
 from tests.servers import scripted_image
+from tests import waiting
 
 BLOCK = scripted_image.BLOCK
 DATA = resource.pattern(64 * BLOCK)
@@ -74,13 +75,6 @@ def assert_serves(server):
         sock.sendall(GET + b'Connection: close\r\n\r\n')
         assert all_of(sock).endswith(b'\r\n\r\n' + DATA)
     assert time.monotonic() - started < 2
-
-
-def eventually(check, seconds=5):
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 SMUGGLED = b'GET /smuggled HTTP/1.1\r\nHost: here\r\n\r\n'
@@ -173,7 +167,7 @@ def send_garbage(server, seed):
 def test_garbage(seed, server, image):
     """Whatever comes, it is answered by the rules or not at all."""
     send_garbage(server, seed)
-    eventually(lambda: not image.readers)
+    waiting.until(lambda: not image.readers)
 
 
 @pytest.mark.campaign
@@ -254,12 +248,12 @@ def test_more_than_may_be(image):
         busy = [stack.enter_context(connect(server)) for _ in range(10)]
         for sock in busy:
             sock.sendall((GET + b'\r\n') * 20)
-        eventually(lambda: len(image.readers) == 10)
+        waiting.until(lambda: len(image.readers) == 10)
         with connect(server) as late:
             assert all_of(late) == b''
         assert server.statistics()['connections'] == 10
         busy.pop().close()
-        eventually(lambda: server.statistics()['connections'] < 10)
+        waiting.until(lambda: server.statistics()['connections'] < 10)
         assert_serves(server)
 
 
@@ -268,11 +262,11 @@ def test_one_who_never_reads(image):
     times = http_host.Limits(sending=0.5)
     with serve(image, limits=times) as server, connect(server) as sock:
         sock.sendall((GET + b'\r\n') * 100)
-        eventually(lambda: image.readers)
+        waiting.until(lambda: image.readers)
         claimed = [reader.held for reader in image.readers]
         assert all(len(blocks) <= 17 for blocks in claimed)
         assert_serves(server)
-        eventually(lambda: not image.readers)
+        waiting.until(lambda: not image.readers)
         for block in range(len(image.present)):
             image.evict(block)
 
@@ -288,8 +282,10 @@ def vanish(server, image, seed):
             # A reset in the place of an end.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         sock.close()
-    eventually(lambda: not image.readers)
-    eventually(lambda: not server.statistics()['connections'])
+    # Who comes after them is served when all of them were taken.
+    assert_serves(server)
+    waiting.until(lambda: not image.readers)
+    waiting.until(lambda: not server.statistics()['connections'])
 
 
 RESET = struct.pack('ii', 1, 0)
@@ -317,8 +313,6 @@ def test_many_who_vanish(sparse):
     with serve(sparse) as server:
         for seed in range(3, 100):
             vanish(server, sparse, seed)
-            # Who has just gone may still have a claim.
-            eventually(lambda: not server.statistics()['connections'])
             for block in range(0, len(sparse.present), 2):
                 sparse.evict(block)
 
@@ -335,10 +329,10 @@ def test_nothing_is_fetched_for_those_who_have_gone(image):
                 sock = stack.enter_context(connect(server))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 sock.sendall(GET + b'\r\n')
-            eventually(lambda: server.statistics()['missed'] == 20)
-        eventually(lambda: not server.statistics()['connections'])
+            waiting.until(lambda: server.statistics()['missed'] == 20)
+        waiting.until(lambda: not server.statistics()['connections'])
         go.set()
-        eventually(lambda: not image.readers)
+        waiting.until(lambda: not image.readers)
     assert set(image.brought) <= {0}
 
 
@@ -352,7 +346,7 @@ def test_an_origin_that_hangs_holds_up_nobody_else(image):
             for _ in range(100):
                 sock = stack.enter_context(connect(server))
                 sock.sendall(b'GET /hanging HTTP/1.0\r\n\r\n')
-            eventually(lambda: server.statistics()['missed'] == 100)
+            waiting.until(lambda: server.statistics()['missed'] == 100)
             image.evict(3)
             assert_serves(server)
             assert image.brought == [3]
@@ -503,7 +497,7 @@ def test_hostile_tls(image, certs):
                 assert sock.recv(100).startswith(b'HTTP/1.1 206')
             assert not all_of(stuck)
             assert not all_of(silent)
-        eventually(lambda: not server.statistics()['connections'])
+        waiting.until(lambda: not server.statistics()['connections'])
 
 
 def tls_hello(certs):
@@ -528,5 +522,5 @@ def test_tls_that_is_cut_off(image, certs):
                 sock.sendall((GET + b'\r\n') * 5)
                 sock.recv(100_000)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        eventually(lambda: not image.readers)
+        waiting.until(lambda: not image.readers)
         assert not server.statistics()['connections']

@@ -26,6 +26,7 @@ from oslo_transfer import nbd_wire as wire
 from oslo_transfer import tls
 from tests.servers import nbd_client
 from tests.servers import resource as patterns
+from tests import waiting
 
 BLOCK = 64 * 1024
 DATA = patterns.pattern(24 * BLOCK)
@@ -60,13 +61,6 @@ def path(tmp_path):
 def server(image, path, nothing_left):
     with nbd.NbdServer({'': image}, listening.Address(path=path)) as running:
         yield running
-
-
-def eventually(check, seconds=5):
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope='module')
@@ -119,7 +113,7 @@ def test_any_bytes(shared, agrees, structured, parts):
             while client.sock.recv(1 << 20):
                 pass
         assert other.read(5, 100) == DATA[5:105]
-    eventually(lambda: server.connections == 0)
+    waiting.until(lambda: server.connections == 0)
 
 
 def memory():
@@ -167,11 +161,11 @@ def test_slow_clients(server, path):
         finally:
             ends.set()
             thread.join()
-        eventually(lambda: server.connections == 50)
+        waiting.until(lambda: server.connections == 50)
         assert took < 5
         # A buffer of 128 KiB for each, and the client that asks here.
         assert grown < 50 * 256 * 1024
-    eventually(lambda: server.connections == 0)
+    waiting.until(lambda: server.connections == 0)
 
 
 def test_clients_that_vanish(server, path):
@@ -191,7 +185,7 @@ def test_clients_that_vanish(server, path):
                     socket.SO_LINGER,
                     struct.pack('ii', 1, 0),
                 )
-    eventually(lambda: server.connections == 0)
+    waiting.until(lambda: server.connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +220,7 @@ def test_many_readers(seconds, server, path):
         thread.join()
     assert failures == []
     assert len(counts) == 200
-    eventually(lambda: server.connections == 0)
+    waiting.until(lambda: server.connections == 0)
 
 
 SERVE = """

@@ -12,20 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import typing
 
 from oslo_config import cfg
 
 from oslo_transfer import opts
 from oslo_transfer.service import client
+from tests import waiting
 
 # What the installed command runs; there may be no such command here.
 _SCRIPT = (
     'import sys; from oslo_transfer.cli import main; sys.exit(main.main())'
 )
 _PATIENCE = 20.0
-_PAUSE = 0.02
 
 
 class CacheService:
@@ -158,8 +157,7 @@ class CacheService:
         self, destination: str | os.PathLike[str], *states: str
     ) -> dict[str, typing.Any]:
         """Wait until what a destination leads to has one of some states."""
-        limit = time.monotonic() + _PATIENCE
-        while (found := self.export(destination))['state'] not in states:
-            assert time.monotonic() < limit, (found, self.log.read_text())
-            time.sleep(_PAUSE)
-        return found
+        waiting.until(
+            lambda: self.export(destination)['state'] in states, _PATIENCE
+        )
+        return self.export(destination)

@@ -18,7 +18,7 @@ import pickle
 import stat
 import subprocess
 import sys
-import time
+from tests import waiting
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _READY_SECONDS = 20.0
@@ -50,12 +50,13 @@ def mounted(directory):
             stderr=output,
         )
         try:
-            end = time.monotonic() + _READY_SECONDS
-            while not os.path.ismount(mountpoint):
-                if process.poll() is not None or time.monotonic() > end:
-                    output.seek(0)
-                    raise RuntimeError(f'not mounted: {output.read()}')
-                time.sleep(0.01)
+            waiting.until(
+                lambda: os.path.ismount(mountpoint) or process.poll(),
+                _READY_SECONDS,
+            )
+            if process.poll() is not None:
+                output.seek(0)
+                raise RuntimeError(f'not mounted: {output.read()}')
             yield mountpoint, lambda: read_log(log)
         finally:
             command = ['fusermount3', '-u', '-z', str(mountpoint)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
+import os
 import random
 from typing import Protocol
 from typing import TYPE_CHECKING
@@ -50,6 +51,17 @@ class Virtual:
 def pattern(size: int, seed: int = 0) -> bytes:
     """Return repeatable pseudo-random bytes."""
     return Virtual(size, seed)(0, size)
+
+
+def write_sparse(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that has holes where whole pages are zero."""
+    with open(path, 'wb') as file:
+        for start in range(0, len(data), 4096):
+            block = data[start : start + 4096]
+            if any(block):
+                file.seek(start)
+                file.write(block)
+        file.truncate(len(data))
 
 
 @dataclasses.dataclass

@@ -21,8 +21,8 @@ import pytest
 
 from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer import exceptions
-from tests.functional import forkserver
 from tests.unit import small
+from tests import waiting
 
 
 BLOCK, SIZE = small.BLOCK, small.SIZE
@@ -426,7 +426,7 @@ def test_closing_waits_for_claims(tmp_path):
     assert other.claim(2 * BLOCK, BLOCK) == 0
     closing = threading.Thread(target=image.close)
     closing.start()
-    forkserver.until(lambda: other.claim(BLOCK, BLOCK) == 0)
+    waiting.until(lambda: other.claim(BLOCK, BLOCK) == 0)
     assert os.pread(image.fd, BLOCK, BLOCK) == content(1, 1)
     mine.release()
     closing.join()

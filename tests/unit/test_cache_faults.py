@@ -15,8 +15,8 @@ import pytest
 
 from oslo_transfer.cache import datafile
 from oslo_transfer import exceptions
-from tests.functional import forkserver
 from tests.unit import stores
+from tests import waiting
 
 BLOCK, COUNT, SIZE = stores.BLOCK, stores.COUNT, stores.SIZE
 IDENTITY, MAP = stores.IDENTITY, stores.MAP
@@ -257,7 +257,7 @@ def test_closing_waits_for_those_who_put(opened, monkeypatch):
     assert writing.wait(10)
     closing = threading.Thread(target=image.close)
     closing.start()
-    forkserver.until(lambda: image.closing)
+    waiting.until(lambda: image.closing)
     assert image.fd >= 0
     go_on.set()
     for thread in (putting, closing):

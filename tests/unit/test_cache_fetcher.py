@@ -229,11 +229,15 @@ def test_one_stream_leaves_prefetch_for_who_waits_and_goes_on(narrow):
 
 def test_what_was_foreseen_is_brought_with_what_is_asked_for(narrow):
     """A reader who catches up with the queue gets a run, and no block."""
-    hold = threading.Event()
-    narrow.source.before_read = lambda *_rest: hold.wait(10)
+    begun, hold = threading.Event(), threading.Event()
+
+    def held(*_rest):
+        begun.set()
+        hold.wait(10)
+
+    narrow.source.before_read = held
     narrow.fetcher.later(200, 201, _demand.SOON)
-    while not narrow.source.streams:
-        time.sleep(0.001)
+    assert begun.wait(10)
     narrow.fetcher.later(0, 100, _demand.SOON)
     threading.Timer(0.05, hold.set).start()
     assert read(narrow.reader(), 10 * BLOCK, 10) == DATA[10 * BLOCK :][:10]

@@ -20,6 +20,7 @@ from oslo_transfer import digest
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 from tests.unit import fakes
+from tests import waiting
 
 BLOCK = 4096
 DATA = random.Random(4).randbytes(300 * BLOCK + 5)
@@ -363,8 +364,7 @@ def test_who_waits_goes_before_all_that(setting, monkeypatch, index):
     setting.make = make
     setting.image.hydrate()
     setting.image.prefetch([(0, 100 * BLOCK)])
-    while len(order) < 10:
-        time.sleep(0.001)
+    waiting.until(lambda: len(order) >= 10)
     before = len(order)
     assert read(setting.image, index * BLOCK, 1) == DATA[index * BLOCK :][:1]
     # Each of those who give way has a read on its way.

@@ -12,8 +12,8 @@ import pytest
 
 from oslo_transfer.cache import store as _store
 from oslo_transfer import exceptions
-from tests.functional import forkserver
 from tests.unit import stores
+from tests import waiting
 
 BLOCK, COUNT, SIZE = stores.BLOCK, stores.COUNT, stores.SIZE
 IDENTITY, MAP = stores.IDENTITY, stores.MAP
@@ -242,7 +242,7 @@ def test_puts_are_flushed_in_time(opened, tmp_path, monkeypatch):
     store = opened()
     image = store.open('one', SIZE, IDENTITY)
     put(image, range(8))
-    forkserver.until(lambda: store.statistics()['blocks_flushed'] == 8)
+    waiting.until(lambda: store.statistics()['blocks_flushed'] == 8)
     store = opened(directory=copied(tmp_path))
     assert there(store.open('one', SIZE, IDENTITY)) == list(range(8))
 
@@ -253,7 +253,7 @@ def test_many_puts_are_flushed_soon(opened, monkeypatch):
     store = opened()
     image = store.open('one', SIZE, IDENTITY)
     put(image, range(8))
-    forkserver.until(lambda: store.statistics()['blocks_flushed'] == 8)
+    waiting.until(lambda: store.statistics()['blocks_flushed'] == 8)
 
 
 def flip(path, place):

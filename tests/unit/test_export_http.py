@@ -19,6 +19,7 @@ from oslo_transfer.export import listening
 from tests.servers import rawclient
 from tests.servers import resource
 from tests.servers import scripted_image
+from tests import waiting
 
 BLOCK = scripted_image.BLOCK
 DATA = resource.pattern(40 * BLOCK + 1234)
@@ -57,13 +58,6 @@ class Client(rawclient.Client):
     def __init__(self, server, context=None, timeout=5.0):
         self.host, self.port = address(server)
         super().__init__(self, context, timeout)
-
-
-def eventually(check):
-    end = time.monotonic() + 5
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @BOTH
@@ -181,7 +175,7 @@ def test_one_who_ends_his_side_gets_the_answer(server):
 def test_what_is_evicted_is_fetched_again(server, image):
     with Client(server) as client:
         assert client.get('/image', range='bytes=0-9')[2] == DATA[:10]
-        eventually(lambda: server.statistics()['requests'])
+        waiting.until(lambda: server.statistics()['requests'])
         image.evict(0)
         assert client.get('/image', range='bytes=5-14')[2] == DATA[5:15]
     assert image.brought == [0, 0]
@@ -246,21 +240,21 @@ def test_an_origin_that_goes_away(error, server, image):
         assert int(headers['content-length']) == len(DATA)
         assert client.file.read() == DATA[: 7 * BLOCK]
     assert server.statistics()['broken'] == 1
-    eventually(lambda: not image.readers)
+    waiting.until(lambda: not image.readers)
 
 
 def test_others_are_served_while_one_waits(server, image):
     go = threading.Event()
     image.put(0)
     image.on_bring = lambda _block: go.wait(5)
-    with Client(server) as waiting, Client(server) as other:
-        waiting.send('/image', range='bytes=65536-65599')
-        eventually(lambda: server.statistics()['missed'])
+    with Client(server) as patient, Client(server) as other:
+        patient.send('/image', range='bytes=65536-65599')
+        waiting.until(lambda: server.statistics()['missed'])
         for _ in range(3):
             assert other.get('/image', range='bytes=0-9')[2] == DATA[:10]
         go.set()
-        status, headers = waiting.head()
-        assert waiting.body(headers) == DATA[BLOCK : BLOCK + 64]
+        status, headers = patient.head()
+        assert patient.body(headers) == DATA[BLOCK : BLOCK + 64]
 
 
 def test_others_are_served_while_the_disk_is_slow(server, image, monkeypatch):
@@ -272,14 +266,14 @@ def test_others_are_served_while_the_disk_is_slow(server, image, monkeypatch):
         http_pages, 'is_cached', lambda fd, offset: offset < BLOCK
     )
     monkeypatch.setattr(http_pages, 'load', lambda *_all: go.wait(5))
-    with Client(server) as waiting, Client(server) as other:
-        waiting.send('/image', range=f'bytes={BLOCK}-{3 * BLOCK}')
-        eventually(lambda: server.statistics()['loaded'])
+    with Client(server) as patient, Client(server) as other:
+        patient.send('/image', range=f'bytes={BLOCK}-{3 * BLOCK}')
+        waiting.until(lambda: server.statistics()['loaded'])
         for _ in range(3):
             assert other.get('/image', range='bytes=0-9')[2] == DATA[:10]
         go.set()
-        status, headers = waiting.head()
-        assert waiting.body(headers) == DATA[BLOCK : 3 * BLOCK + 1]
+        status, headers = patient.head()
+        assert patient.body(headers) == DATA[BLOCK : 3 * BLOCK + 1]
 
 
 def test_what_is_in_memory(tmp_path):
@@ -301,10 +295,10 @@ def test_one_who_leaves_while_it_is_fetched(server, image):
     image.on_bring = lambda _block: go.wait(5)
     with Client(server) as client:
         client.send('/image')
-        eventually(lambda: server.statistics()['missed'])
+        waiting.until(lambda: server.statistics()['missed'])
     go.set()
-    eventually(lambda: not image.readers)
-    eventually(lambda: not server.statistics()['connections'])
+    waiting.until(lambda: not image.readers)
+    waiting.until(lambda: not server.statistics()['connections'])
     assert len(image.brought) < 5
 
 
@@ -345,20 +339,20 @@ def test_stop_in_the_midst_of_everything(image):
     image.on_bring = lambda _block: go.wait(5)
     server = http_server.HttpServer({'image': image}, listening.Address())
     server.start()
-    with Client(server) as waiting, Client(server) as idle:
-        waiting.send('/image')
+    with Client(server) as patient, Client(server) as idle:
+        patient.send('/image')
         idle.get('/image', range='bytes=0-9')
-        eventually(lambda: server.statistics()['missed'])
+        waiting.until(lambda: server.statistics()['missed'])
         started = time.monotonic()
         server.stop()
         assert time.monotonic() - started < 1
-        status, headers = waiting.head()
-        assert waiting.file.read() == DATA[:BLOCK]
+        status, headers = patient.head()
+        assert patient.file.read() == DATA[:BLOCK]
         assert idle.sock.recv(1) == b''
     server.stop()
     # What was still being fetched lets go of the image then.
     go.set()
-    eventually(lambda: not image.readers)
+    waiting.until(lambda: not image.readers)
 
 
 def test_stop_without_start(image):
@@ -498,8 +492,8 @@ def test_one_who_never_reads(strict, image):
     with Client(strict) as client:
         for _ in range(50):
             client.send('/image')
-        eventually(lambda: strict.statistics()['broken'])
-        eventually(lambda: not image.readers)
+        waiting.until(lambda: strict.statistics()['broken'])
+        waiting.until(lambda: not image.readers)
 
 
 def test_one_who_never_closes(strict):
@@ -507,7 +501,7 @@ def test_one_who_never_closes(strict):
         client.send('/image', connection='close', range='bytes=0-9')
         client.head()
         assert client.file.read() == DATA[:10]
-        eventually(lambda: not strict.statistics()['connections'])
+        waiting.until(lambda: not strict.statistics()['connections'])
 
 
 def test_more_than_there_is_room_for(strict):

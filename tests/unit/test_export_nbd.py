@@ -20,6 +20,7 @@ from oslo_transfer import tls
 from tests.servers import nbd_client
 from tests.servers import resource
 from tests.servers import scripted_image
+from tests import waiting
 
 BLOCK = scripted_image.BLOCK
 DATA = resource.pattern(40 * BLOCK + 1234)
@@ -72,13 +73,6 @@ def connect(server, path):
     yield connect
     for client in made:
         client.close()
-
-
-def eventually(check):
-    end = time.monotonic() + 5
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def have_all(image):
@@ -212,8 +206,8 @@ def test_no_more_is_taken_than_can_wait(image, connect, server):
     with pytest.raises(TimeoutError):
         for number in range(100_000):
             cookies[client.ask(number % SIZE, 1)] = number % SIZE
-    waiting = server.statistics()['missed']
-    assert 256 <= waiting < 512
+    missed = server.statistics()['missed']
+    assert 256 <= missed < 512
     client.sock.settimeout(5)
     come.set()
     # The last one may not have been sent as a whole.
@@ -452,7 +446,7 @@ def test_garbage_ends_its_connection_only(image, connect, server):
     have_all(image)
     other, client = connect(), connect()
     client.sock.sendall(wire.request(Command.READ, 1, 0, 10) + bytes(56))
-    eventually(lambda: server.connections == 1)
+    waiting.until(lambda: server.connections == 1)
     assert other.read(0, 10) == DATA[:10]
 
 
@@ -460,7 +454,7 @@ def test_goodbye(connect, server):
     client = connect()
     client.sock.sendall(wire.request(Command.DISC, 0, 0, 0))
     assert client.at_end()
-    eventually(lambda: server.connections == 0)
+    waiting.until(lambda: server.connections == 0)
 
 
 @pytest.mark.parametrize('length', [512, 3 * BLOCK])
@@ -490,11 +484,11 @@ def test_client_vanishes_while_it_waits(image, connect, server):
     client = connect()
     for block in range(30):
         client.ask(block * BLOCK, 512)
-    eventually(lambda: len(image.readers) == 2 + 16)
+    waiting.until(lambda: len(image.readers) == 2 + 16)
     client.close()
-    eventually(lambda: server.connections == 0)
+    waiting.until(lambda: server.connections == 0)
     come.set()
-    eventually(lambda: not image.readers)
+    waiting.until(lambda: not image.readers)
     assert len(image.brought) <= 16
 
 
@@ -503,13 +497,13 @@ def test_stop_while_clients_wait(image, connect, server):
     image.on_bring = lambda block: come.wait(5)
     client = connect()
     client.ask(0, 512)
-    eventually(lambda: len(image.readers) == 2 + 1)
+    waiting.until(lambda: len(image.readers) == 2 + 1)
     started = time.monotonic()
     server.stop()
     assert time.monotonic() - started < 1.0
     assert client.at_end()
     come.set()
-    eventually(lambda: not image.readers)
+    waiting.until(lambda: not image.readers)
 
 
 def test_images_come_and_go(image, connect, server, path):
@@ -546,7 +540,7 @@ def test_reader_that_cannot_be_made(image, path, server):
         assert (reply, text) == told
         client.option(wire.Option.ABORT)
         assert client.at_end()
-    eventually(lambda: server.connections == 0)
+    waiting.until(lambda: server.connections == 0)
 
 
 def test_most_connections(image, path):
@@ -561,7 +555,7 @@ def test_most_connections(image, path):
         with nbd_client.Client(path) as third:
             assert third.at_end()
         clients[0].close()
-        eventually(lambda: server.connections == 1)
+        waiting.until(lambda: server.connections == 1)
         with nbd_client.Client(path) as third:
             third.go()
             assert third.read(0, 10) == DATA[:10]
