@@ -12,20 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import logging
 import os
 import threading
 import time
 
 from oslo_transfer.cache import blockmap
 from oslo_transfer.cache import blocks as _blocks
+from oslo_transfer.cache import flusher
 from oslo_transfer.cache import owner as _owner
 from oslo_transfer.cache import places
 from oslo_transfer.cache import room as _room
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
-
-LOG = logging.getLogger(__name__)
 
 # A disk that cannot be written must not keep anybody from reading.
 _UNWRITABLE = (
@@ -33,11 +31,6 @@ _UNWRITABLE = (
     exceptions.NoSpace,
     exceptions.StorageError,
 )
-# What was put is made durable after so many bytes, or seconds.
-_FLUSH_BYTES = 64 << 20
-_FLUSH_SECONDS = 5.0
-_TICK = 0.1
-_PATIENCE = 10.0
 # Seconds for which a client that was cut off may still read what its socket
 # has: pages of a data file, where they were sent as they are. A hole would
 # make zeros of them; a file that is removed leaves them as they are.
@@ -105,9 +98,8 @@ class Store:
         self._room = _room.Room(quota_bytes or None, self._lock, self._spare)
         #: See :class:`oslo_transfer.cache.clock.Clock`.
         self.now = self._room.now
-        self._damaged = self._flushed = 0
-        self._closing = threading.Event()
-        self._put = threading.Event()
+        self._damaged = 0
+        self._flusher = flusher.Flusher(self._open_images, self._room.failed)
         self._owned: _owner.Lock | None = None
         try:
             self._owned = _owner.Lock(self._directory, owner)
@@ -116,11 +108,6 @@ class Store:
         try:
             if self._owned is not None:
                 self._look()
-            self._flusher = threading.Thread(
-                target=self._flush_always,
-                name='oslo-transfer-flush',
-                daemon=True,
-            )
             self._flusher.start()
         except BaseException:
             if self._owned is not None:
@@ -282,6 +269,10 @@ class Store:
             places.touch(self._path(key), used)
             self._measure(key)
 
+    def _open_images(self) -> list[_blocks.Blocks]:
+        with self._lock:
+            return [held.image for held in self._held.values()]
+
     # What an object asks for
 
     @contextlib.contextmanager
@@ -289,7 +280,7 @@ class Store:
         """As an :class:`~oslo_transfer.cache.blocks.Owner` has it."""
         with self._room.taken(image, length):
             yield
-        self._put.set()
+        self._flusher.put()
 
     def _spare(self, excess: int, whole: bool) -> None:
         """Let go of blocks that nobody has open, the oldest objects first.
@@ -332,36 +323,7 @@ class Store:
             self._remove(key)
         return freed
 
-    # To the disk
-
-    def _flush_always(self) -> None:
-        while not self._closing.is_set():
-            self._put.wait()
-            self._put.clear()
-            while self._flush_due() and not self._closing.wait(_TICK):
-                pass
-
-    def _flush_due(self) -> bool:
-        """Flush what is due; returns whether something will be."""
-        now = time.monotonic()
-        left = False
-        with self._lock:
-            images = [held.image for held in self._held.values()]
-        for image in images:
-            count = image.unflushed
-            if count and (
-                count >= _FLUSH_BYTES
-                or now - image.unflushed_since >= _FLUSH_SECONDS
-            ):
-                try:
-                    self._flushed += image.flush()
-                except exceptions.TransferError as exc:
-                    self._room.failed(exc)
-                except Exception:
-                    # A bug must not keep the others from being flushed.
-                    LOG.exception('flushing %s', image.path)
-            left = left or image.unflushed > 0
-        return left
+    # Looking after it
 
     def scrub(self, stop: threading.Event, rate: int | None = None) -> int:
         """Compare all blocks with their checksums, as they are on the disk.
@@ -399,7 +361,7 @@ class Store:
     def statistics(self) -> Mapping[str, int]:
         """What there is, and what happened since it was opened."""
         with self._lock:
-            images = [held.image for held in self._held.values()]
+            images = self._open_images()
             return {
                 'keeps': int(not self._room.problem),
                 'objects': len({*self._held, *self._idle}),
@@ -409,7 +371,7 @@ class Store:
                 'bytes_refused': self._room.refused,
                 'bytes_unflushed': sum(each.unflushed for each in images),
                 'blocks_evicted': self._room.evicted,
-                'blocks_flushed': self._flushed,
+                'blocks_flushed': self._flusher.flushed,
                 'blocks_damaged': self._damaged
                 + sum(each.damaged for each in images),
             }
@@ -419,9 +381,7 @@ class Store:
 
         Blocks for as long as the disk takes.
         """
-        self._closing.set()
-        self._put.set()
-        self._flusher.join(_PATIENCE)
+        self._flusher.close()
         with self._lock:
             for key in [*self._held]:
                 self._shut(key)

@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 
+from oslo_transfer.cache import flusher
 from oslo_transfer.cache import image as _image
 from oslo_transfer.cache import room
 from oslo_transfer.cache import store as _store
@@ -123,7 +124,7 @@ def use(directory, tally_path, seed, quota=0, evicting=False, faults=False):
     :param faults: the disk fails now and then
     :returns: where something else was read; else it goes on
     """
-    _store._FLUSH_SECONDS = 0.01
+    flusher._SECONDS = 0.01
     tally = Tally(tally_path)
     store = _store.Store(directory, quota_bytes=quota, block_bytes=BLOCK)
     blocks = store.open(KEY, len(DATA), IDENTITY)

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from oslo_transfer.cache import flusher
 from oslo_transfer.cache import store as _store
 from oslo_transfer import exceptions
 from tests.unit import stores
@@ -238,7 +239,7 @@ def test_what_was_not_flushed_takes_no_space(opened, tmp_path):
 
 
 def test_puts_are_flushed_in_time(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(_store, '_FLUSH_SECONDS', 0.01)
+    monkeypatch.setattr(flusher, '_SECONDS', 0.01)
     store = opened()
     image = store.open('one', SIZE, IDENTITY)
     put(image, range(8))
@@ -248,8 +249,8 @@ def test_puts_are_flushed_in_time(opened, tmp_path, monkeypatch):
 
 
 def test_many_puts_are_flushed_soon(opened, monkeypatch):
-    monkeypatch.setattr(_store, '_FLUSH_SECONDS', 1000.0)
-    monkeypatch.setattr(_store, '_FLUSH_BYTES', 8 * BLOCK)
+    monkeypatch.setattr(flusher, '_SECONDS', 1000.0)
+    monkeypatch.setattr(flusher, '_BYTES', 8 * BLOCK)
     store = opened()
     image = store.open('one', SIZE, IDENTITY)
     put(image, range(8))
