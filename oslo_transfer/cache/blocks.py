@@ -402,6 +402,8 @@ class Blocks:
         self.keeps = False
         try:
             self.flush()
+            # Its size is, too, where nothing was put since it was opened.
+            self._file.flush()
             with oserrors.os_errors(f'renaming {self.path}'):
                 os.rename(self.path, path)
                 localfs.sync_directory(os.path.dirname(path))

@@ -22,6 +22,7 @@ from oslo_transfer.cache import flusher
 from oslo_transfer.cache import owner as _owner
 from oslo_transfer.cache import places
 from oslo_transfer.cache import room as _room
+from oslo_transfer.drivers import localfs
 from oslo_transfer import exceptions
 from oslo_transfer import oserrors
 
@@ -217,6 +218,8 @@ class Store:
             before = image.path
             with oserrors.os_errors(f'making {os.path.dirname(path)}'):
                 os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+                # With its name, too, should it be new.
+                localfs.sync_directory(os.path.dirname(os.path.dirname(path)))
             image.give_away(path)
             self._room.leave(image)
             self._room.measure(before, 0)

@@ -185,7 +185,7 @@ class Work:
 
     :param directory: of the cache
     :param mark: is told what must be there whatever happens from now on:
-        the version, and the blocks
+        the version, the blocks, and the files that were given away
     """
 
     def __init__(self, directory, mark, seed):
@@ -194,6 +194,7 @@ class Work:
         self._rng = random.Random(seed)
         self._version = 0
         self._there, self._durable = set(), set()
+        self._taken = []
         self._open()
 
     def _open(self):
@@ -205,7 +206,7 @@ class Work:
         )
 
     def _tell(self):
-        self._mark((self._version, sorted(self._durable)))
+        self._mark((self._version, sorted(self._durable), [*self._taken]))
 
     def run(self, steps):
         """Do some of what is possible, and close it."""
@@ -254,6 +255,8 @@ class Work:
         there = [each for each in range(SMALL_COUNT) if self._image.has(each)]
         name = '-'.join(map(str, [self._version, *there]))
         self._store.take('image', os.path.join(self._store.taken, name))
+        self._taken.append(name)
+        self._tell()
         self._image.close()
         self._there = set()
         self._image = self._store.open(
@@ -281,13 +284,15 @@ def check_taken(path):
         assert data[index * SMALL :][: len(expected)] == expected
 
 
-def check_state(directory, version, durable):
+def check_state(directory, version, durable, taken):
     """Open what is left: all that is there is right, and all that must be.
 
     :returns: how many blocks are there
     """
     for path in directory.glob('cache/.taken/*'):
         check_taken(path)
+    for name in taken:
+        assert (directory / 'cache' / '.taken' / name).exists()
     store = _store.Store(
         str(directory / 'cache'), quota_bytes=0, block_bytes=SMALL
     )
@@ -337,7 +342,7 @@ def recorded(directory, seed, steps, before=None):
 
         if before is not None:
             copy_durably(before, mountpoint)
-        mark((0, []))
+        mark((0, [], []))
         Work(str(mountpoint / 'cache'), mark, seed).run(steps)
         return read_log()
 
@@ -355,7 +360,7 @@ def cut_at_random(log, rng, directory):
     """A state after a cut, and what must be there."""
     said = marks(log)
     at = rng.randrange(said[0][0], len(log) + 1)
-    where = [what for number, what in said if number < at] or [(0, [])]
+    where = [what for number, what in said if number < at] or [(0, [], [])]
     odds = rng.choice([0, 0.1, 0.5, 0.9, 1])
     directory.mkdir()
     powercut.Cut(log[:at], rng, odds).build(directory)
@@ -368,9 +373,9 @@ def look_at_cuts(tmp_path, log, seed, count):
     for number in range(count):
         rng = random.Random(f'{seed}.{number}')
         state = tmp_path / f'state{number}'
-        version, durable = cut_at_random(log, rng, state)
+        known = cut_at_random(log, rng, state)
         try:
-            there += check_state(state, version, durable)
+            there += check_state(state, *known)
         except AssertionError as exc:
             raise AssertionError(f'cut {seed}.{number}') from exc
         shutil.rmtree(state)

@@ -4,7 +4,8 @@
 Of a file what was written before its last flush is there; of what was
 written later any part, by pieces of 4 KiB, and so with changes of its size
 and with holes. Changes of a directory happen in order, but only those that
-were flushed need to have happened. That is less than the file systems of
+were flushed need to have happened; a file that is moved is in one directory
+or in the other. That is less than the file systems of
 Linux promise.
 """
 
@@ -35,7 +36,10 @@ class Cut:
 
     def _change_names(self, log):
         for name, path, *rest in self._changes_of_names(log):
-            if os.path.dirname(path) not in self._names:
+            touched = (path, *rest) if name == 'rename' else (path,)
+            if any(
+                os.path.dirname(each) not in self._names for each in touched
+            ):
                 continue  # It was lost with the directory.
             if name == 'mkdir':
                 self._names[path] = None
@@ -44,15 +48,16 @@ class Cut:
             elif name == 'rename':
                 self._names[rest[0]] = self._names.pop(path)
             else:
-                del self._names[path]
+                # Of a directory that is gone nothing is left.
+                self._names = {
+                    each: number
+                    for each, number in self._names.items()
+                    if each != path and not each.startswith(f'{path}/')
+                }
 
     def _changes_of_names(self, log):
         """Those that have happened, in order."""
-        flushed = {
-            operation[1]: index
-            for index, operation in enumerate(log)
-            if operation[0] == 'syncdir'
-        }
+        flushed = self._flushed_names(log)
         ended = set()
         for index, operation in enumerate(log):
             if operation[0] in _NAMES:
@@ -62,6 +67,21 @@ class Cut:
                     ended.add(directory)
                 if directory not in ended:
                     yield operation
+
+    def _flushed_names(self, log):
+        """Up to where the changes of each directory are safe."""
+        flushed = {}
+        moved = {}
+        for index, (name, path, *rest) in enumerate(log):
+            if name == 'rename':
+                # It is one change of two directories.
+                moved.setdefault(os.path.dirname(rest[0]), []).append(
+                    (os.path.dirname(path), index + 1)
+                )
+            elif name == 'syncdir':
+                for directory, end in (*moved.pop(path, ()), (path, index)):
+                    flushed[directory] = max(end, flushed.get(directory, 0))
+        return flushed
 
     def _happens(self):
         return self._rng.random() < self._odds
