@@ -27,6 +27,7 @@ class Attempts:
 
     :param strategy: the strategy's name
     :param before: what was passed over already
+    :ivar wasted: bytes that were fetched for nothing
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Attempts:
         self._strategy = strategy
         self._all = list(before)
         self._errors: list[exceptions.TransferError] = []
+        self.wasted = 0
 
     @property
     def all(self) -> tuple[_result.Attempt, ...]:

@@ -26,6 +26,7 @@ from oslo_transfer import location as _location
 from oslo_transfer import opening
 from oslo_transfer import opts
 from oslo_transfer import progress as _progress
+from oslo_transfer import proxied
 from oslo_transfer import request as _request
 from oslo_transfer import result as _result
 from oslo_transfer import selector
@@ -167,11 +168,25 @@ class Call:
         with shared.current().copies.turn(
             most, self.ctx, 'max_concurrent_copies'
         ):
-            places = selector.choose(request.sources, self.ctx)
-            request = dataclasses.replace(
-                request, sources=tuple(place.end for place in places)
-            )
+            request, _places = self.locate(request)
             return self._satisfy(request, landing, strategy)
+
+    def locate(
+        self, request: _request.Request
+    ) -> tuple[_request.Request, tuple[selector.Place, ...]]:
+        """Put the locations in order, with the proxies that lead to them.
+
+        :raises ConfigurationError: the map of datacenters cannot be used
+        """
+        sources, unusable = proxied.expand(
+            request.sources, self.conf, self.driver
+        )
+        places = selector.choose(sources, self.ctx)
+        return dataclasses.replace(
+            request,
+            sources=tuple(place.end for place in places),
+            unusable=request.unusable + unusable,
+        ), places
 
     def order(self, strategy: str | None) -> list[str]:
         """The strategies to try."""

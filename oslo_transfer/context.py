@@ -75,6 +75,7 @@ class Context:
         use it to save a request
     :ivar piecemeal: it will be read here and there: a driver that would
         begin with the whole to save a request is not to
+    :ivar hurried: others have the data, too: who fails is given up soon
     :ivar transfer: stands for the call; the same in all its contexts
     :ivar writing: it is the context of the call's destination
     :ivar lasting: what is attached is to stay when the call has ended
@@ -98,6 +99,7 @@ class Context:
     )
     start: int = 0
     piecemeal: bool = False
+    hurried: bool = False
     transfer: object = dataclasses.field(default_factory=object)
     writing: bool = False
     lasting: bool = False

@@ -22,14 +22,19 @@ from oslo_transfer import location as _location
 class LocationEnd:
     """A location with its driver.
 
-    :ivar location: what the caller named
+    :ivar location: what the caller named, or what leads there by a proxy
     :ivar endpoint: its parsed URL
     :ivar driver: serves it
+    :ivar tier: those of a higher one are used only if all of this one fail
+    :ivar origin: what the caller named, where this leads by a proxy; else
+        None
     """
 
     location: _location.Location
     endpoint: _endpoint.Endpoint
     driver: base.Driver
+    tier: int = 0
+    origin: LocationEnd | None = None
 
     @property
     def capabilities(self) -> base.Capability:
@@ -95,7 +100,10 @@ class LocationEnd:
 
     def open_source(self, ctx: _context.Context) -> base.Source:
         """Open it for reading."""
-        return self.driver.open_source(self.endpoint, self.context(ctx))
+        source = self.driver.open_source(self.endpoint, self.context(ctx))
+        if self.origin is not None:
+            source.origin = 'proxy'
+        return source
 
     def open_sink(
         self,
@@ -144,6 +152,8 @@ class FileObjectEnd:
     address = None
     identity = ''
     local_path = None
+    tier = 0
+    origin = None
 
     def __init__(self, file: typing.Any) -> None:
         self._file = file

@@ -91,17 +91,14 @@ def explain(
     :param strategy: the strategy that it names, or None
     :raises ConfigurationError: an option cannot work
     """
-    places = selector.choose(request.sources, call.ctx)
-    ordered = dataclasses.replace(
-        request, sources=tuple(place.end for place in places)
-    )
+    ordered, places = call.locate(request)
     return Explanation(
         destination=str(request.destination),
         locations=(
             *(_usable(place, call) for place in places),
             *(
                 LocationChoice(each.location, None, False, each.reason)
-                for each in request.unusable
+                for each in ordered.unusable
             ),
         ),
         strategies=tuple(_strategies(call, ordered, strategy)),

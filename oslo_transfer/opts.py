@@ -364,6 +364,30 @@ DATACENTER_OPTIONS: tuple[cfg.Opt, ...] = (
         'Only the order of the numbers counts. This datacenter is at 0; '
         'what is not in the list is farther away than what is.',
     ),
+    cfg.ListOpt(
+        'proxies',
+        default=[],
+        help='Proxies that the hosts of this datacenter ask for what is in '
+        'other ones, in order; the origin is asked if none of them works. '
+        'http://HOST:PORT or https://HOST:PORT is an "oslo-transfer serve '
+        '--role proxy"; with plain+ in front of it, it is any HTTP cache '
+        'that fetches http://HOST/PATH when it is asked for /http/HOST/PATH.',
+    ),
+    cfg.StrOpt(
+        'proxy_token_file',
+        help='File with the token that these proxies want to see, if they '
+        'do. It is read again for each call. Over http anybody on the way '
+        'can read it.',
+    ),
+    cfg.IntOpt(
+        'link_bytes_per_second',
+        default=0,
+        min=0,
+        max=1 << 60,
+        help='What the link to this datacenter carries. "oslo-transfer '
+        'prefetch" sends no more there than that, all together, unless it is '
+        'told by --rate-limit. 0 means that it is not known.',
+    ),
 )
 
 DATACENTER_GROUP = 'oslo_transfer_datacenter_'

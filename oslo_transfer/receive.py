@@ -83,7 +83,8 @@ class Receiver:
         ctx: _context.Context,
         helpers: Sequence[ends.End] = (),
     ) -> None:
-        self._identity = locations[0].identity
+        # By a proxy it is the same data as without.
+        self._identity = (locations[0].origin or locations[0]).identity
         self._request = request
         self._landing = landing
         # Its own ``stop``: a failure here must not stop the next location.

@@ -36,6 +36,8 @@ class Facts:
     :ivar datacenter: the name of the one that it is in, or None
     :ivar distance: how far that is; infinity if nobody knows
     :ivar seconds: how long its host takes to answer; None if not known
+    :ivar tier: see :class:`~oslo_transfer.ends.LocationEnd`
+    :ivar proxied: a proxy is asked for it
     :ivar failure: why it goes behind the others for now, or None
     :ivar rest: the seconds for which it does
     """
@@ -46,6 +48,8 @@ class Facts:
     datacenter: str | None = None
     distance: float = math.inf
     seconds: float | None = None
+    tier: int = 0
+    proxied: bool = False
     failure: health.Failure | None = None
     rest: float = 0.0
 
@@ -82,6 +86,7 @@ def order(
         facts = item[1]
         return (
             _unwell(facts),
+            facts.tier,
             # It may be read only once, so the others come first.
             facts.scheme is None,
             _rank(facts, driver_order),
@@ -126,6 +131,10 @@ def _reason(facts: Facts, selector: str, driver_order: Sequence[str]) -> str:
     parts = []
     if facts.failure is not None:
         parts.append(_failure(facts.failure, facts.rest))
+    if facts.proxied:
+        parts.append('by a proxy of this datacenter')
+    elif facts.tier:
+        parts.append('if no proxy works')
     if facts.scheme is None:
         parts.append('a file object, which comes after all URLs')
     elif facts.scheme in driver_order:
@@ -208,15 +217,20 @@ def _facts(end: ends.End, where: datacenters.Map, backoff: float) -> Facts:
     if not isinstance(end, ends.LocationEnd):
         return Facts()
     state = shared.current()
-    center = where.find(end.host)
     failure = state.locations.last(end, backoff)
+    # How far a proxy is counts no more than its tier does.
+    origin = end.origin or end
+    center = where.find(origin.host)
+    address = origin.address
     return Facts(
-        scheme=end.endpoint.scheme,
-        weight=end.location.weight,
-        local=not end.host,
+        scheme=origin.endpoint.scheme,
+        weight=origin.location.weight,
+        local=not origin.host,
         datacenter=center,
         distance=where.distance(center),
-        seconds=state.connect_times.get(end.address) if end.address else None,
+        seconds=state.connect_times.get(address) if address else None,
+        tier=end.tier,
+        proxied=end.origin is not None,
         failure=failure,
         rest=failure.rest(backoff, time.monotonic()) if failure else 0.0,
     )
@@ -229,6 +243,9 @@ def _measure(
     times = shared.current().connect_times
     by_distance: dict[float, dict[health.Address, ends.LocationEnd]] = {}
     for end in sources:
+        # What a proxy is asked for is as far for all of them.
+        if end.tier or end.origin is not None:
+            continue
         if isinstance(end, ends.LocationEnd) and end.address is not None:
             distance = where.distance(where.find(end.host))
             by_distance.setdefault(distance, {})[end.address] = end

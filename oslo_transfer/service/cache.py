@@ -21,6 +21,7 @@ from oslo_transfer import call as _call
 from oslo_transfer import exceptions
 from oslo_transfer import opts as _core_opts
 from oslo_transfer import oserrors
+from oslo_transfer import proxied
 from oslo_transfer.service import cached
 from oslo_transfer.service import images
 from oslo_transfer.service import outlets
@@ -93,7 +94,9 @@ class CacheRole(role.Role):
             traces = os.path.join(state, 'traces')
             with oserrors.os_errors(f'making {traces}'):
                 os.makedirs(traces, mode=0o700, exist_ok=True)
-            self._images = images.Images(call, self._ctx, self._store, traces)
+            self._images = images.Images(
+                call, self._ctx, self._store, traces, proxied.Opener(call)
+            )
             self._outlets = outlets.Outlets(self._conf)
             stack.callback(self._outlets.close)
             stack.callback(self._stop_serving)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import logging
 import os
@@ -21,13 +22,17 @@ from oslo_transfer import digest as _digest
 from oslo_transfer.drivers import base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
-from oslo_transfer import opening
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
     from oslo_transfer.service import cached
 
 LOG = logging.getLogger(__name__)
+
+#: Opens a location; of several ways to it, one that has this version.
+Opener = Callable[
+    [ends.LocationEnd, '_context.Context', base.Validator | None], base.Source
+]
 
 
 class Shared:
@@ -37,6 +42,7 @@ class Shared:
     :param blocks: what is here of it
     :param path: where its trace is kept
     :param ctx: the limits of what is fetched
+    :param opener: opens its location
     :ivar image: to be read; made by :meth:`begin`
     :ivar recorder: notes what is read first
     :ivar ends: its location as each of its users has named it, by export
@@ -52,6 +58,7 @@ class Shared:
         blocks: _blocks.Blocks,
         path: str,
         ctx: _context.Context,
+        opener: Opener,
     ) -> None:
         self.key = key
         self.blocks = blocks
@@ -64,6 +71,8 @@ class Shared:
         self.hydration: hydrate.Hydration | None = None
         self.taken = False
         self._ctx = ctx
+        self._opener = opener
+        self._version: base.Validator | None = None
         self._unused: list[base.Source] = []
         self._rate: int | None = None
         self._expected: _digest.Expected | None = None
@@ -79,6 +88,7 @@ class Shared:
         :param source: what is open of the origin, and is taken over
         """
         group = self._ctx.conf[opts.GROUP]
+        self._version = record.version
         if source is not None:
             self._unused.append(source)
         self.image = _image.CachedImage(
@@ -102,7 +112,7 @@ class Shared:
         refused: exceptions.TransferError | None = None
         for end in list(self.ends.values()):
             try:
-                return opening.alone(end, ctx)
+                return self._opener(end, ctx, self._version)
             except exceptions.AccessDenied as exc:
                 refused = exc
         raise refused or exceptions.TransferCancelled('nobody reads it')
@@ -153,6 +163,21 @@ class Shared:
                 rate=self._rate, expected=self._expected
             )
 
+    def trace(self) -> _trace.Trace:
+        """What the next who reads it will have brought; is kept, too."""
+        self.save_trace()
+        return self._saved
+
+    def hot(self) -> bytearray:
+        """A byte for each block: 1 where it is of the trace."""
+        found = self.recorder.seen()
+        size = self.blocks.block_bytes
+        for touch in self._saved.clipped(self.blocks.size).touches:
+            first = touch.offset // size
+            end = -(-(touch.offset + touch.length) // size)
+            found[first:end] = b'\1' * (end - first)
+        return found
+
     def close(self) -> None:
         """End all reading, and keep the trace; never raises."""
         self.save_trace()
@@ -186,6 +211,7 @@ class Images:
     :param ctx: the limits of all that is fetched
     :param store: where blocks are; closed with it
     :param traces: the directory of traces
+    :param opener: opens the locations
     """
 
     def __init__(
@@ -194,8 +220,10 @@ class Images:
         ctx: _context.Context,
         store: _store.Store,
         traces: str,
+        opener: Opener,
     ) -> None:
         self._call = call
+        self._opener = opener
         # What nobody asked for is not to be sent.
         self._ctx = ctx.replace(piecemeal=True)
         self._store = store
@@ -211,7 +239,7 @@ class Images:
         :raises CapabilityMissing: it cannot be read in blocks
         :raises TransferError: it cannot be opened
         """
-        source = opening.alone(self._end(record), self._ctx)
+        source = self._opener(self._end(record), self._ctx, None)
         try:
             size = _version.size_of(source, record.where, record.digest)
         except BaseException:
@@ -247,7 +275,13 @@ class Images:
                 )
             if shared is None:
                 blocks = self._store.open(key, record.size, record.identity)
-                shared = Shared(key, blocks, self._trace_path(end), self._ctx)
+                shared = Shared(
+                    key,
+                    blocks,
+                    self._trace_path(end),
+                    self._ctx,
+                    self._opener,
+                )
                 shared.ends[record.id] = end
                 shared.begin(record, source)
                 source = None

@@ -38,6 +38,13 @@ class CopyOnRead(leading.Leading, base.Strategy):
             raise exceptions.CapabilityMissing(
                 f'{request.destination} is not a path on this host'
             )
+        # The service asks the proxies, each time that it opens the origin.
+        request = dataclasses.replace(
+            request,
+            sources=tuple(
+                end for end in request.sources if end.origin is None
+            ),
+        )
         usable, passed_over = base.choose(
             self.name,
             request,

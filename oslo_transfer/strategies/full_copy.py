@@ -7,6 +7,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import itertools
 import logging
 import typing
 
@@ -72,19 +73,41 @@ class FullCopy(base.Strategy):
         landing: _landing.Landing,
         ctx: _context.Context,
     ) -> base.Outcome:
-        """Use all locations together, or try them in order."""
+        """Use all locations of a tier, then those of the next one."""
         failed = _attempts.Attempts(self.name, plan.passed_over)
-        locations = plan.sources
-        wasted = 0
+        *tiers, last = (
+            tuple(tier)
+            for _, tier in itertools.groupby(
+                plan.sources, lambda end: end.tier
+            )
+        )
+        hurried = ctx.replace(hurried=True)
+        for tier in tiers:
+            try:
+                return self._use(tier, request, landing, hurried, failed)
+            except in_turn.FINAL:
+                raise
+            except exceptions.TransferError as exc:
+                LOG.warning('others are asked now, for %s', exc)
+        return self._use(last, request, landing, ctx, failed)
+
+    @staticmethod
+    def _use(
+        locations: tuple[ends.End, ...],
+        request: _request.Request,
+        landing: _landing.Landing,
+        ctx: _context.Context,
+        failed: _attempts.Attempts,
+    ) -> base.Outcome:
+        """Use all locations together, or try them in order."""
         for end in _filling(locations, request):
             others = tuple(each for each in locations if each is not end)
             attempt = in_turn.OneLocation(
                 end, request, landing, ctx, not others, others
             )
             received = in_turn.try_one(attempt, failed)
-            wasted += attempt.wasted
             if received is not None:
-                return in_turn.outcome(received, wasted, failed)
+                return in_turn.outcome(received, failed)
             locations = others
         if not locations:
             raise failed.error()
@@ -100,16 +123,14 @@ class FullCopy(base.Strategy):
             except exceptions.TransferError as exc:
                 locations = _worth_a_try(together, exc, request)
                 _add_mirrors(failed, together, but=locations)
-                wasted = together.wasted
+                failed.wasted += together.wasted
                 if not locations:
                     raise failed.error() from exc
                 LOG.warning('one location after the other now: %s', exc)
             else:
                 _add_mirrors(failed, together)
-                return in_turn.outcome(received, 0, failed)
-        return in_turn.try_each(
-            locations, request, landing, ctx, failed, wasted
-        )
+                return in_turn.outcome(received, failed)
+        return in_turn.try_each(locations, request, landing, ctx, failed)
 
 
 def _filling(

@@ -35,21 +35,18 @@ def try_each(
     landing: _landing.Landing,
     ctx: _context.Context,
     failed: _attempts.Attempts,
-    wasted: int = 0,
 ) -> base.Outcome:
     """Use the first location that works.
 
     :param failed: takes what is given up
-    :param wasted: bytes that were fetched for nothing before
     :raises TransferError: none works
     """
     for index, end in enumerate(locations):
         last = index == len(locations) - 1
         attempt = OneLocation(end, request, landing, ctx, last)
         received = try_one(attempt, failed)
-        wasted += attempt.wasted
         if received is not None:
-            return outcome(received, wasted, failed)
+            return outcome(received, failed)
     raise failed.error()
 
 
@@ -68,13 +65,14 @@ def try_one(
         shared.current().locations.failed(attempt.end, exc)
         return None
     finally:
+        failed.wasted += attempt.wasted
         for helper in attempt.helpers:
             if helper.error is not None:
                 failed.add(helper.name, helper.error)
 
 
 def outcome(
-    received: receive.Received, wasted: int, failed: _attempts.Attempts
+    received: receive.Received, failed: _attempts.Attempts
 ) -> base.Outcome:
     """What the strategy tells of a copy that worked."""
     shared.current().locations.succeeded(received.source)
@@ -86,7 +84,7 @@ def outcome(
         bytes_written=received.bytes_written,
         bytes_by_origin=received.bytes_by_origin,
         bytes_by_location=received.bytes_by_location,
-        wasted=wasted + received.wasted,
+        wasted=failed.wasted + received.wasted,
         digest=received.digest,
         method=received.method,
         seeding=received.seeding,

@@ -22,6 +22,8 @@ LOG = logging.getLogger(__name__)
 # A connection has to bring this much for the next failure to count as the
 # first again: a peer that hangs up after each byte is no progress.
 _PROGRESS = 4 * 1024
+# Retries where others have the data, too.
+_HURRIED = 1
 # Read again and compared where a stream goes on.
 OVERLAP = 16 * 1024
 
@@ -45,7 +47,7 @@ class Backoff:
         group = ctx.conf.oslo_transfer
         self._ctx = ctx
         self._what = what
-        self._most = group.max_retries
+        self._most = min(group.max_retries, _HURRIED if ctx.hurried else 1000)
         self._delay = group.retry_delay
         self._longest = group.max_retry_delay
         self._failures = 0
