@@ -152,6 +152,10 @@ class Blocks:
         """How many blocks are there."""
         return self._table.present
 
+    def presence(self) -> bytearray:
+        """A byte for each block: 1 where it is there, as :meth:`has`."""
+        return self._table.presence()
+
     @property
     def damaged(self) -> int:
         """How many were found to be other than they were put."""

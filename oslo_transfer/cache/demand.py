@@ -262,6 +262,11 @@ class Demand:
             if run.level == level
         )
 
+    def under_way(self) -> list[int]:
+        """The blocks that are being brought, or that somebody waits for."""
+        with self._changed:
+            return list(self._flights)
+
     def _check_open(self) -> None:
         if self._closed:
             raise exceptions.TransferCancelled('the cache was closed')

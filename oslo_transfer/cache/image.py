@@ -150,6 +150,10 @@ class CachedImage:
             self._background.append(made)
             made.start()
 
+    def under_way(self) -> list[int]:
+        """The numbers of the blocks that are coming."""
+        return self._fetcher.under_way()
+
     @property
     def error(self) -> Exception | None:
         """Why the origin cannot be read now, or blocks cannot be kept."""

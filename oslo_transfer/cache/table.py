@@ -90,6 +90,15 @@ class Table:
         checksum = self._fresh.get(index)
         return self._map.checksum(index) if checksum is None else checksum
 
+    def presence(self) -> bytearray:
+        """A byte for each block: 1 where it seems to be there."""
+        with self._lock:
+            fresh = list(self._fresh)
+            found = bytearray(self._map.presence())
+        for index in fresh:
+            found[index] = 1
+        return found
+
     def _forget(self, index: int) -> None:
         self._fresh.pop(index, None)
         self._map.drop(index)

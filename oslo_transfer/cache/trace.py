@@ -295,6 +295,10 @@ class Recorder:
         if self._seen.find(0, first, end) >= 0:
             self._note(first, end)
 
+    def seen(self) -> bytearray:
+        """A byte for each block: 1 where it was noted."""
+        return bytearray(self._seen)
+
     def _note(self, first: int, end: int) -> None:
         with self._lock:
             now = time.monotonic()

@@ -174,6 +174,18 @@ class Records(abc.ABC, typing.Generic[_R]):
             data = json.dumps(fields).encode()
             statefile.write(os.path.join(path, _RECORD), data)
 
+    def drop_secret(self, identifier: str) -> None:
+        """Nobody needs the secret of a record any more.
+
+        :raises TransferError: it cannot be removed
+        """
+        path = os.path.join(self.path(identifier), _SECRET)
+        with (
+            oserrors.os_errors(f'removing {path}'),
+            contextlib.suppress(FileNotFoundError),
+        ):
+            os.unlink(path)
+
     def open_up(self, identifier: str, name: str) -> None:
         """Let the group connect to a socket, once it is there."""
         path = os.path.join(self.path(identifier), name)
