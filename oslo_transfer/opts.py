@@ -20,6 +20,7 @@ from oslo_transfer.drivers.nbd import opts as nbd_opts
 from oslo_transfer.drivers.nfs import opts as nfs_opts
 from oslo_transfer.drivers.sftp import opts as sftp_opts
 from oslo_transfer.service import opts as service_opts
+from oslo_transfer.service.proxy import opts as proxy_opts
 
 GROUP = 'oslo_transfer'
 
@@ -384,7 +385,7 @@ DATACENTER_OPTIONS: tuple[cfg.Opt, ...] = (
         default=0,
         min=0,
         max=1 << 60,
-        help='What the link to this datacenter carries. "oslo-transfer '
+        help='Bytes per second that the link to this datacenter carries. "oslo-transfer '
         'prefetch" sends no more there than that, all together, unless it is '
         'told by --rate-limit. 0 means that it is not known.',
     ),
@@ -404,6 +405,7 @@ _OPTIONS: tuple[tuple[str, Sequence[cfg.Opt]], ...] = (
     (iscsi_opts.GROUP, iscsi_opts.OPTIONS),
     ('oslo_transfer_nbd', nbd_opts.OPTIONS),
     (nfs_opts.GROUP, nfs_opts.OPTIONS),
+    (proxy_opts.GROUP, proxy_opts.OPTIONS),
     (service_opts.SEED_GROUP, service_opts.SEED_OPTIONS),
     (service_opts.SERVICE_GROUP, service_opts.SERVICE_OPTIONS),
     ('oslo_transfer_sftp', sftp_opts.OPTIONS),
