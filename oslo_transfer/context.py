@@ -76,6 +76,7 @@ class Context:
     :ivar piecemeal: it will be read here and there: a driver that would
         begin with the whole to save a request is not to
     :ivar hurried: others have the data, too: who fails is given up soon
+    :ivar anew: what a proxy keeps was wrong: it is not to be believed
     :ivar transfer: stands for the call; the same in all its contexts
     :ivar writing: it is the context of the call's destination
     :ivar lasting: what is attached is to stay when the call has ended
@@ -100,6 +101,7 @@ class Context:
     start: int = 0
     piecemeal: bool = False
     hurried: bool = False
+    anew: bool = False
     transfer: object = dataclasses.field(default_factory=object)
     writing: bool = False
     lasting: bool = False

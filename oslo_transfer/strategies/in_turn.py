@@ -135,10 +135,13 @@ class OneLocation:
             try:
                 return receiver.run(patient=self._last, resume=resume)
             except exceptions.IntegrityError:
-                # Joined bytes may be to blame: read it once in one go.
-                if blamed or not receiver.joined:
+                # Joined bytes may be to blame: read it once in one go. So
+                # may what a proxy keeps: have it fetch that anew.
+                proxied = self.end.origin is not None
+                if blamed or not (receiver.joined or proxied):
                     raise
                 blamed, resume = True, False
+                self._ctx = self._ctx.replace(anew=proxied)
             except (
                 exceptions.SourceChanged,
                 exceptions.CapabilityMissing,

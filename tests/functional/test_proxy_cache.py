@@ -173,6 +173,28 @@ def test_wrong_bytes_of_a_proxy(make, conf, tmp_path):
     assert result.attempts[0].error == 'DigestMismatch'
 
 
+def test_a_proxy_heals(make, conf, tmp_path):
+    """It is told not to believe what it keeps, and fetches that again."""
+    lab = make(1)
+    rotten, sound = (
+        resource.Resource(data, len(DATA)) for data in (bytes(len(DATA)), DATA)
+    )
+
+    def answer(request, conn):
+        healed = request.headers.get('cache-control') == 'no-cache'
+        (sound if healed else rotten)(request, conn)
+
+    lab.servers[0].serve(lab.path, answer)
+    dst = tmp_path / 'image'
+    result = oslo_transfer.copy(
+        lab.url, dst, 'proxy_cache', conf=conf, **SHA256
+    )
+    assert dst.read_bytes() == DATA and result.verified
+    assert result.bytes_by_origin == {'proxy': len(DATA)}
+    assert result.wasted == len(DATA)
+    assert lab.origin.requests == []
+
+
 def test_without_a_proxy_it_is_passed_over(server, conf, tmp_path):
     """The next strategy of the order does it, and the result says why."""
     url = server.put('/image', DATA)

@@ -280,6 +280,8 @@ class Client:
             'Connection': 'keep-alive' if self._spares else 'close',
             **headers,
         }
+        if self._ctx.anew:
+            mine['Cache-Control'] = 'no-cache'
         login: tuple[str, str] | None = None
         if own:
             login = self._login()
