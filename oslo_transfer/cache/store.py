@@ -237,6 +237,45 @@ class Store:
             if key not in self._held:
                 self._remove(key)
 
+    def evict(self, key: str) -> None:
+        """Let go of all blocks of an object that nobody just uses.
+
+        :raises TransferError: the disk does not work
+        """
+        with self._lock:
+            held = self._held.get(key)
+            if held is None:
+                self._remove(key)
+                return
+            image = held.image
+            self._room.evicted += image.evict(range(image.count))
+            self._room.measure(image.path, image.disk_bytes)
+
+    @contextlib.contextmanager
+    def looked_at(self, key: str) -> Iterator[_blocks.Blocks | None]:
+        """Have an object open, if there is one; that is no use of it.
+
+        :raises TransferError: it cannot be opened
+        """
+        held = self._look_at(key)
+        if held is None:
+            yield None
+            return
+        try:
+            yield held.image
+        finally:
+            self.release(key)
+
+    def _look_at(self, key: str) -> _Held | None:
+        with self._lock:
+            held, header = self._held.get(key), self._idle.get(key)
+            if held is None:
+                if header is None:
+                    return None
+                held = self._join(key, header)
+            held.users += 1
+            return held
+
     def release(self, key: str) -> None:
         """One who has opened an object does not need it any more.
 
@@ -342,15 +381,9 @@ class Store:
         return sum(self._scrub(key, stop, rate) for key in keys)
 
     def _scrub(self, key: str, stop: threading.Event, rate: int | None) -> int:
-        with self._lock:
-            held, header = self._held.get(key), self._idle.get(key)
-            if held is None:
-                if header is None:
-                    return 0
-                held = self._join(key, header)
-            held.users += 1
-            image = held.image
-        try:
+        with self.looked_at(key) as image:
+            if image is None:
+                return 0
             before = image.damaged
             for index in range(image.count):
                 if stop.is_set():
@@ -358,8 +391,11 @@ class Store:
                 if image.scrub(index) and rate:
                     stop.wait(image.block_bytes / rate)
             return image.damaged - before
-        finally:
-            self.release(key)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing is kept at present, or ''."""
+        return self._room.problem
 
     def statistics(self) -> Mapping[str, int]:
         """What there is, and what happened since it was opened."""

@@ -34,6 +34,9 @@ class CacheService:
     :param options: of the configuration, by group
     """
 
+    #: What it does.
+    role = 'cache'
+
     def __init__(
         self,
         path: pathlib.Path,
@@ -97,7 +100,7 @@ class CacheService:
 
     def start(self) -> None:
         """Start it, and wait until it can be asked."""
-        command = self.command('serve', '--role', 'cache')
+        command = self.command('serve', '--role', self.role)
         if setpriv := shutil.which('setpriv'):
             command = [setpriv, '--pdeathsig', 'KILL', *command]
         notified = self.path / 'notify'

@@ -5,63 +5,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import contextlib
+import dataclasses
+import logging
+import os
+import threading
+import time
 import typing
 
+from oslo_transfer.cache import opts as cache_opts
+from oslo_transfer.cache import store as _store
+from oslo_transfer.cache import version as _version
+from oslo_transfer import call as _call
+from oslo_transfer import ends
 from oslo_transfer import exceptions
+from oslo_transfer import opts as _core_opts
+from oslo_transfer import oserrors
+from oslo_transfer.service import images as _images
+from oslo_transfer.service.proxy import access
+from oslo_transfer.service.proxy import grants as _grants
+from oslo_transfer.service.proxy import opened as _opened
+from oslo_transfer.service.proxy import opts
+from oslo_transfer.service.proxy import policy as _policy
+from oslo_transfer.service.proxy import records as _records
+from oslo_transfer.service.proxy import upstream as _upstream
 
 if typing.TYPE_CHECKING:
+    from oslo_config import cfg
+
+    from oslo_transfer.drivers import base
+    from oslo_transfer import endpoint as _endpoint
     from oslo_transfer.export import exported
-    from oslo_transfer.service import images
+    from oslo_transfer.export import gate
 
+LOG = logging.getLogger(__name__)
 
-class Opened:
-    """One version of an image that the proxy has blocks of. Thread-safe.
+Opened = _opened.Opened
 
-    :ivar id: hexadecimal; the same for the same version of the same origin,
-        also after a restart
-    :ivar url: of the origin; never to be shown, for it may be signed
-    :ivar where: the same without its secrets
-    :ivar size: in bytes
-    :ivar block_bytes: size of a block; the last one may be shorter
-    :ivar pinned: its blocks are not let go of
-    :ivar used: when somebody last asked for it, by the Unix clock
-    :ivar shared: its blocks, trace and origin; None while nobody reads it:
-        see :meth:`Catalog.using`
-    :ivar image: what is served; None while nobody reads it
-    """
-
-    id: str
-    url: str
-    where: str
-    size: int
-    block_bytes: int
-    pinned: bool
-    used: float
-    shared: images.Shared | None
-    image: exported.Exported | None
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks it has."""
-        return -(-self.size // self.block_bytes)
-
-    @property
-    def here(self) -> int:
-        """Bytes of it that are on this host."""
-        raise NotImplementedError
-
-    @property
-    def problem(self) -> str:
-        """Why it cannot be fetched or kept just now, or ''."""
-        raise NotImplementedError
-
-    def statistics(self) -> Mapping[str, int]:
-        """Counts since the proxy has started.
-
-        They are ``readers`` (of now), ``hits``, ``misses``,
-        ``bytes_served`` and ``bytes_fetched``.
-        """
-        raise NotImplementedError
+# Seconds between two looks at what nobody reads, and at all the rest.
+_LOOK, _SWEEP = 1.0, 30.0
+_PATIENCE = 3.0
+# Requests that are known: what they ask for was taken apart already.
+_MOST_KNOWN = 10000
 
 
 class Origin(typing.NamedTuple):
@@ -85,30 +69,215 @@ class Catalog:
     """All images of a proxy. Thread-safe.
 
     It is most of a :class:`oslo_transfer.export.gate.Gate`: see there.
+
+    :param conf: the configuration
+    :raises ConfigurationError: options do not fit together
+    :raises TransferError: the directory cannot be used
     """
 
-    #: How often somebody was refused.
-    refused: int
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        self._conf = conf
+        self._group = group = conf[opts.GROUP]
+        self._stopping = threading.Event()
+        call = _call.Call(conf, None, None, None)
+        self._driver = call.driver
+        self._ctx = call.ctx.replace(stop=self._stopping)
+        self._policy = _policy.Policy(group.origins, group.names)
+        self._access = access.Access(group)
+        self._opener = _upstream.Opener(call)
+        self._via = _upstream.Via()
+        self._grants = _grants.Grants(self._ask, self._ctx, self._limits)
+        self._block_bytes = conf[cache_opts.GROUP].block_bytes
+        self._lock = threading.Lock()
+        self._images: dict[str, Opened] = {}
+        # What was found for requests: the grant, by all that it depends on.
+        self._known: dict[str, _grants.Grant] = {}
+        self._evicted = 0
+        #: How often somebody was refused.
+        self.refused = 0
+        state = (
+            conf.oslo_transfer.state_path or _core_opts.default_state_path()
+        )
+        with contextlib.ExitStack() as stack:
+            self._records = _records.Records(
+                os.path.join(state, 'proxied'), None
+            )
+            stack.callback(self._records.close)
+            self._store = _store.Store(
+                group.directory or os.path.join(state, 'proxy'),
+                quota_bytes=group.max_bytes,
+                block_bytes=self._block_bytes,
+                owner=conf.oslo_transfer_service.control_socket,
+            )
+            stack.callback(self._store.close)
+            traces = os.path.join(state, 'traces')
+            with oserrors.os_errors(f'making {traces}'):
+                os.makedirs(traces, mode=0o700, exist_ok=True)
+            self._opens = _images.Images(
+                call, self._ctx, self._store, traces, self._opener
+            )
+            stack.callback(self._close_all)
+            self._load()
+            self._thread = threading.Thread(
+                target=self._look_after,
+                name='oslo-transfer-proxy',
+                daemon=True,
+            )
+            self._thread.start()
+            self._stack = stack.pop_all()
 
-    def find(self, asked: typing.Any) -> exported.Exported | None:
+    def _load(self) -> None:
+        """Know what the process before has kept."""
+        for kept in self._records.load():
+            if not kept.pinned and self._store.identity_of(kept.id) is None:
+                self._records.remove(kept.id)
+                continue
+            made = self._make(kept)
+            self._images[kept.id] = made
+            try:
+                if kept.pinned:
+                    made.pin(True)
+                made.count()
+            except exceptions.TransferError as exc:
+                LOG.warning('%s: %s', kept.where, exc)
+
+    def _make(self, kept: _records.Kept) -> Opened:
+        return Opened(kept, self._opens, self._store, self._block_bytes)
+
+    def _limits(self) -> tuple[float, float]:
+        return self._group.grant_seconds, self._group.stale_seconds
+
+    # The gate
+
+    def find(self, asked: gate.Asked) -> exported.Exported | None:
         """What one who asked before may have at once; never blocks."""
-        raise NotImplementedError
+        grant = self._known.get(_name_of(asked))
+        if grant is None or not grant.holds or _wants_news(asked):
+            return None
+        image = grant.opened.image
+        if image is not None:
+            grant.opened.touch()
+        return image
 
-    def admit(self, asked: typing.Any) -> exported.Exported:
+    def admit(self, asked: gate.Asked) -> exported.Exported:
         """Ask the origin whether he may have it; blocks.
 
         :raises TransferError: he may not, or it cannot be had
         """
-        raise NotImplementedError
+        try:
+            self._access.check_reader(asked.fields)
+            endpoint = self._policy.asked(asked.target, asked.path)
+            via = self._via.through(asked.fields.get('via'))
+        except exceptions.TransferError:
+            self.refused += 1
+            raise
+        proof = self._access.proof_of(asked.fields)
+        again = _wants_news(asked)
+        grant = self._get(endpoint, proof, via, again=again)
+        image = self._enter(grant, endpoint, proof, via)
+        if again:
+            grant.opened.mistrust()
+        with self._lock:
+            self._known.pop(_name_of(asked), None)
+            self._known[_name_of(asked)] = grant
+            if len(self._known) > _MOST_KNOWN:
+                del self._known[next(iter(self._known))]
+        return image
 
-    def may_manage(self, headers: Mapping[str, str], *, change: bool) -> bool:
+    def _get(
+        self,
+        endpoint: _endpoint.Endpoint,
+        proof: Mapping[str, str],
+        via: str,
+        *,
+        again: bool = False,
+    ) -> _grants.Grant:
+        try:
+            return self._grants.get(
+                _grants.Asking(endpoint, proof, via), again=again
+            )
+        except (exceptions.AccessDenied, exceptions.PolicyRefused):
+            self.refused += 1
+            raise
+
+    def _ask(self, asking: _grants.Asking) -> tuple[Opened, str]:
+        """Ask an origin, and know what it has from now on."""
+        url = asking.endpoint.text()
+        record, source = self._opens.find(
+            _records.record_of(asking.key, url, _headers(asking))
+        )
+        try:
+            end = ends.end_of(record.location, self._driver)
+            identifier = _version.key(end.identity, record.identity)
+            made = self._know(identifier, record.url, source)
+        except BaseException:
+            source.close()
+            raise
+        made.enter(record, source)
+        return made, record.id
+
+    def _enter(
+        self,
+        grant: _grants.Grant,
+        endpoint: _endpoint.Endpoint,
+        proof: Mapping[str, str],
+        via: str,
+    ) -> exported.Exported:
+        """What a grant is for; it may have been closed meanwhile."""
+        opened = grant.opened
+        image = opened.image
+        if image is None:
+            asking = _grants.Asking(endpoint, proof, via)
+            image = opened.enter(
+                opened.kept.asked(grant.user, _headers(asking))
+            )
+        opened.touch()
+        return image
+
+    def _know(self, identifier: str, url: str, source: base.Source) -> Opened:
+        """The image that was found at an origin."""
+        assert source.size is not None and source.validator is not None
+        with self._lock:
+            found = self._images.get(identifier)
+        if found is not None:
+            return found
+        kept = _records.Kept(
+            identifier,
+            url,
+            source.size,
+            source.validator.value,
+            used=time.time(),
+        )
+        with self._lock:
+            if identifier not in self._images:
+                try:
+                    self._records.add(kept)
+                except exceptions.TransferError as exc:
+                    # It is forgotten with the process then.
+                    LOG.warning('%s: %s', kept.where, exc)
+                self._images[identifier] = self._make(kept)
+            return self._images[identifier]
+
+    # For others
+
+    def may_manage(self, fields: Mapping[str, str], *, change: bool) -> bool:
         """Whether one may use the control API over TCP; never blocks.
 
-        :param headers: as they came, with names in lower case
-        :param change: it is about to change something
+        :param fields: headers as they came, with names in lower case
+        :param change: he is about to change something
+        :returns: False where nobody may
         :raises AccessDenied: he may not
         """
-        raise NotImplementedError
+        try:
+            return self._access.may_manage(fields, change=change)
+        except exceptions.AccessDenied:
+            self.refused += 1
+            raise
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether readers of images have to show one."""
+        return self._access.needs_tokens
 
     def open(self, url: str, proof: Mapping[str, str] | None = None) -> Opened:
         """Have an image, asking its origin; blocks.
@@ -118,37 +287,62 @@ class Catalog:
         :raises PolicyRefused: it is none of those that may be asked for
         :raises TransferError: the origin refuses it, or cannot be reached
         """
-        raise NotImplementedError
+        endpoint = self._policy.named(url)
+        shown, via = self._access.proof(proof or {}), self._via.through(None)
+        grant = self._get(endpoint, shown, via)
+        self._enter(grant, endpoint, shown, via)
+        return grant.opened
+
+    def export(self, name: str) -> exported.Exported:
+        """What one may read who has no more than a name or a URL; blocks.
+
+        :raises TransferError: as :meth:`open`
+        """
+        opened = self.open(name)
+        image = opened.image
+        if image is None:
+            raise exceptions.Unavailable(f'{opened.where} was just closed')
+        return image
 
     def all(self) -> list[Opened]:
         """Those of which there are blocks, those used last first."""
-        raise NotImplementedError
+        with self._lock:
+            found = list(self._images.values())
+        return sorted(found, key=lambda each: each.used, reverse=True)
 
     def get(self, identifier: str) -> Opened:
         """One of them.
 
         :raises NotFound: there is none
         """
-        raise NotImplementedError
+        with self._lock:
+            found = self._images.get(identifier)
+        if found is None:
+            raise exceptions.NotFound(f'there is no image {identifier}')
+        return found
 
     def using(
         self, opened: Opened
-    ) -> contextlib.AbstractContextManager[images.Shared]:
+    ) -> contextlib.AbstractContextManager[_images.Shared]:
         """Have its blocks open for as long as a context lasts.
 
         Blocks for the disk, but asks no origin.
 
         :raises TransferError: they cannot be read
         """
-        raise NotImplementedError
+        proof = self._access.proof({})
+        return opened.using(opened.kept.asked(opened.id, proof))
 
     def evict(self, identifier: str) -> None:
         """Let go of all its blocks that nobody is just being sent.
 
         :raises NotFound: there is no such image
         :raises DetachError: it is pinned
+        :raises TransferError: the disk does not work
         """
-        raise NotImplementedError
+        opened = self.get(identifier)
+        opened.evict()
+        self._forget_empty(opened)
 
     def pin(self, identifier: str, pinned: bool) -> None:
         """Say whether its blocks stay, also over a restart.
@@ -156,25 +350,124 @@ class Catalog:
         :raises NotFound: there is no such image
         :raises TransferError: that cannot be noted
         """
-        raise NotImplementedError
+        opened = self.get(identifier)
+        opened.pin(pinned)
+        self._records.save(opened.kept)
 
     def origins(self) -> list[Origin]:
         """What was asked of each origin."""
-        raise NotImplementedError
+        return [
+            Origin(
+                *(each.name, each.fetched, each.requests),
+                *(each.failures, each.problem),
+            )
+            for each in self._opener.accounts
+        ]
 
     def statistics(self) -> Mapping[str, int]:
         """Of the store: see :meth:`oslo_transfer.cache.store.Store`."""
-        raise NotImplementedError
+        return self._store.statistics()
 
     @property
     def problem(self) -> str:
         """Why nothing can be kept, or ''."""
-        raise exceptions.CapabilityMissing
+        return self._store.problem
+
+    # Life
 
     def tick(self) -> None:
-        """Do what is due; called about once a second."""
-        raise NotImplementedError
+        """Go by what files and options say now; called once a second."""
+        if self._access.look():
+            with self._lock:
+                self._known.clear()
+        self._opener.look()
+
+    def _look_after(self) -> None:
+        """Close what nobody reads; in a thread, for that takes the disk."""
+        sweep = time.monotonic() + _SWEEP
+        while not self._stopping.wait(_LOOK):
+            try:
+                for each in self.all():
+                    if each.close_if_idle(self._group.idle_seconds):
+                        self._save(each)
+                        self._forget_empty(each)
+                if time.monotonic() >= sweep:
+                    sweep = time.monotonic() + _SWEEP
+                    self._sweep()
+            except exceptions.TransferError as exc:
+                LOG.warning('%s', exc)
+            except Exception:
+                LOG.exception('looking after the images')
+
+    def _sweep(self) -> None:
+        self._grants.sweep()
+        evicted = self._store.statistics()['blocks_evicted']
+        for each in self.all():
+            shared = each.shared
+            if shared is not None:
+                shared.save_trace()
+            elif evicted != self._evicted:
+                each.count()
+                self._forget_empty(each)
+        self._evicted = evicted
+
+    def _save(self, opened: Opened) -> None:
+        kept = dataclasses.replace(opened.kept, used=opened.used)
+        try:
+            self._records.save(kept)
+        except exceptions.TransferError as exc:
+            LOG.warning('%s: %s', opened.where, exc)
+
+    def _forget_empty(self, opened: Opened) -> None:
+        """Know nothing of what nobody reads, and nothing is here of."""
+        if opened.here or opened.pinned or not opened.retire():
+            return
+        self._grants.forget(opened)
+        with self._lock:
+            if self._images.get(opened.id) is opened:
+                del self._images[opened.id]
+                self._known = {
+                    name: grant
+                    for name, grant in self._known.items()
+                    if grant.opened is not opened
+                }
+                self._records.remove(opened.id)
+
+    def _close_all(self) -> None:
+        for each in self.all():
+            try:
+                each.close()
+                self._save(each)
+            except exceptions.TransferError as exc:
+                LOG.warning('%s: %s', each.where, exc)
 
     def close(self) -> None:
         """Close all, within seconds; idempotent."""
-        raise NotImplementedError
+        self._stopping.set()
+        self._thread.join(_PATIENCE)
+        self._stack.close()
+
+
+def _headers(asking: _grants.Asking) -> dict[str, str]:
+    return {**asking.headers, 'Via': asking.via}
+
+
+def _wants_news(asked: gate.Asked) -> bool:
+    """Whether what is kept is not to be believed: RFC 9111, 5.2.1.4."""
+    return 'no-cache' in asked.fields.get('cache-control', '').lower()
+
+
+def _name_of(asked: gate.Asked) -> str:
+    """Stands for all that the answer to a request depends on."""
+    fields = asked.fields
+    return _grants.hashed(
+        '\0'.join(
+            [
+                asked.target,
+                *(fields.get(name, '') for name in _DEPENDS),
+            ]
+        )
+    )
+
+
+_DEPENDS = ('authorization', 'x-auth-token', 'proxy-authorization', 'via')

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the proxy gets at an origin: by other proxies, or directly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import logging
+import re
+import secrets
+import threading
+import time
+import typing
+
+from oslo_transfer.cache import version as _version
+from oslo_transfer import credentials as _credentials
+from oslo_transfer.drivers import base
+from oslo_transfer import endpoint as _endpoint
+from oslo_transfer import ends
+from oslo_transfer import exceptions
+from oslo_transfer import limiter as _limiter
+from oslo_transfer.service.proxy import opts
+from oslo_transfer.service.proxy import tokens
+from oslo_transfer.wrappers import base as wrappers
+from oslo_transfer.wrappers import retry
+from oslo_transfer.wrappers import throttle
+
+if typing.TYPE_CHECKING:
+    from oslo_transfer import call as _call
+    from oslo_transfer import context as _context
+
+LOG = logging.getLogger(__name__)
+
+# Seconds for which an upstream that failed is not asked.
+_PASSED_OVER = 30.0
+# Proxies that one request may come through.
+_MOST_HOPS = 8
+_TAG = re.compile(r'"[\x21\x23-\x7e]*"')
+
+
+class Via:
+    """Tells requests that go around in a circle: RFC 9110, 7.6.3."""
+
+    def __init__(self) -> None:
+        self._name = f'oslo-transfer-{secrets.token_hex(8)}'
+
+    def through(self, field: str | None) -> str:
+        """What to send on for a request that came with a field.
+
+        :raises InvalidEndpoint: it was here before
+        """
+        hops = [hop.strip() for hop in (field or '').split(',') if hop.strip()]
+        if len(hops) >= _MOST_HOPS or any(
+            self._name in hop.split() for hop in hops
+        ):
+            raise exceptions.InvalidEndpoint(
+                'the request goes around in a circle of proxies, or through '
+                'too many of them'
+            )
+        return ', '.join((*hops, f'1.1 {self._name}'))
+
+
+class Account:
+    """What was asked of one origin. Thread-safe.
+
+    :param name: scheme, host and port
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.limiter = _limiter.Limiter()
+        self._lock = threading.Lock()
+        #: What was fetched, how often was asked, and how often in vain.
+        self.fetched = self.requests = self.failures = 0
+        #: What went wrong last; '' where it went well since.
+        self.problem = ''
+
+    def asked(self) -> None:
+        """Once more."""
+        with self._lock:
+            self.requests += 1
+
+    def got(self, count: int) -> None:
+        """Bytes came."""
+        with self._lock:
+            self.fetched += count
+            self.problem = ''
+
+    def failed(self, error: exceptions.TransferError) -> None:
+        """It went wrong."""
+        with self._lock:
+            self.failures += 1
+            self.problem = str(error)
+
+
+class _Upstream:
+    """A proxy to be asked first.
+
+    :param base_url: of it
+    """
+
+    def __init__(self, base_url: str) -> None:
+        try:
+            self.base = _endpoint.parse(base_url)
+        except exceptions.InvalidEndpoint as exc:
+            raise exceptions.ConfigurationError(
+                f'[{opts.GROUP}] upstreams: {exc}'
+            ) from exc
+        if self.base.scheme not in ('http', 'https') or (
+            self.base.username is not None or self.base.query is not None
+        ):
+            raise exceptions.ConfigurationError(
+                f'[{opts.GROUP}] upstreams: {self.base} is no base URL of a '
+                f'proxy; it begins with http:// or https://'
+            )
+        self._again = 0.0
+
+    @property
+    def works(self) -> bool:
+        """Whether it is worth asking."""
+        return time.monotonic() >= self._again
+
+    def failed(self, error: exceptions.TransferError) -> None:
+        """Leave it in peace where it does not work."""
+        if error.retryable and self.works:
+            self._again = time.monotonic() + _PASSED_OVER
+            LOG.warning(
+                'the upstream %s is passed over for %d seconds: %s',
+                *(self.base, _PASSED_OVER, error),
+            )
+
+    def url_of(self, origin: _endpoint.Endpoint) -> str:
+        """Where it has what is at an origin."""
+        return (
+            f'{self.base.url().rstrip("/")}/{origin.scheme}/{origin.netloc}'
+            f'{origin.request_target}'
+        )
+
+
+class _Shown(_credentials.Credentials):
+    """What the origin is to see, and the token that the upstream wants."""
+
+    def __init__(self, inner: _credentials.Credentials, token: str) -> None:
+        self._inner = inner
+        self._token = token
+
+    def headers(self) -> Mapping[str, str]:
+        return {
+            **self._inner.headers(),
+            'Proxy-Authorization': f'Bearer {self._token}',
+        }
+
+
+class Opener:
+    """Opens origins; see :data:`oslo_transfer.service.images.Opener`.
+
+    Thread-safe.
+
+    :param call: with the options and the drivers
+    :raises ConfigurationError: an option is malformed
+    """
+
+    def __init__(self, call: _call.Call) -> None:
+        self._call = call
+        self._group = call.conf[opts.GROUP]
+        self._upstreams = [_Upstream(url) for url in self._group.upstreams]
+        path = self._group.upstream_token_file
+        self._token = (
+            tokens.Token(path, 'upstream_token_file') if path else None
+        )
+        self._limiter = _limiter.Limiter()
+        self._lock = threading.Lock()
+        self._accounts: dict[str, Account] = {}
+        self.look()
+
+    @property
+    def accounts(self) -> list[Account]:
+        """Of all origins that were asked."""
+        with self._lock:
+            return list(self._accounts.values())
+
+    def look(self) -> None:
+        """Go by what the options and files say now."""
+        if self._token is not None:
+            self._token.look()
+        self._limiter.rate = self._group.fetch_bytes_per_second or None
+        for each in self.accounts:
+            each.limiter.rate = self._group.origin_bytes_per_second or None
+
+    def _account(self, endpoint: _endpoint.Endpoint) -> Account:
+        scheme = endpoint.carrier or endpoint.scheme
+        name = f'{scheme}://{endpoint.netloc}'
+        with self._lock:
+            account = self._accounts.get(name)
+            if account is None:
+                account = self._accounts[name] = Account(name)
+                account.limiter.rate = (
+                    self._group.origin_bytes_per_second or None
+                )
+            return account
+
+    def __call__(
+        self,
+        end: ends.LocationEnd,
+        ctx: _context.Context,
+        version: base.Validator | None,
+    ) -> base.Source:
+        """Open an origin by the first way that works.
+
+        :param version: that it has to be; None for any
+        :raises TransferError: none works; why the origin itself does not
+        """
+        account = self._account(end.endpoint)
+        for upstream in self._upstreams:
+            if not upstream.works or end.endpoint.scheme == 'file':
+                continue
+            try:
+                source = self._open(
+                    self._by(upstream, end),
+                    ctx.replace(hurried=True),
+                    account,
+                    upstream,
+                )
+            except exceptions.TransferError as exc:
+                ctx.check()
+                upstream.failed(exc)
+                LOG.info('%s by %s: %s', end, upstream.base, exc)
+                continue
+            if version is None or source.validator == version:
+                return source
+            source.close()
+            LOG.warning('%s: %s has another version', end, upstream.base)
+        return self._open(end, ctx, account, None)
+
+    def _by(
+        self, upstream: _Upstream, end: ends.LocationEnd
+    ) -> ends.LocationEnd:
+        """The same by an upstream."""
+        shown = end.location.credentials
+        if self._token is not None:
+            shown = _Shown(
+                shown or _credentials.Credentials(), self._token.value
+            )
+        location = dataclasses.replace(
+            end.location, url=upstream.url_of(end.endpoint), credentials=shown
+        )
+        return ends.end_of(location, self._call.driver)
+
+    def _open(
+        self,
+        end: ends.LocationEnd,
+        ctx: _context.Context,
+        account: Account,
+        upstream: _Upstream | None,
+    ) -> base.Source:
+        account.asked()
+        try:
+            source = _Counted(end.open_source(ctx), account, upstream, end)
+        except exceptions.TransferError as exc:
+            account.failed(exc)
+            raise
+        # Images get equal parts of what there is.
+        ctx = ctx.replace(transfer=end.identity)
+        limited = throttle.ThrottledSource(
+            throttle.limited(source, ctx, (end.host,)),
+            ctx,
+            (self._limiter, account.limiter),
+        )
+        return retry.RetryingSource(limited, ctx, str(end), joinable=True)
+
+
+class _Counted(wrappers.SourceWrapper):
+    """Counts, and tells versions apart as HTTP does.
+
+    All ways to an origin, and the proxies behind them, have to name a
+    version alike: by its strong ETag where it has one, and otherwise by what
+    a proxy would make of what it has.
+    """
+
+    def __init__(
+        self,
+        source: base.Source,
+        account: Account,
+        upstream: _Upstream | None,
+        end: ends.LocationEnd,
+    ) -> None:
+        super().__init__(source)
+        self._account = account
+        self._upstream = upstream
+        try:
+            self.validator = _as_etag(source, str(end))
+        except BaseException:
+            source.close()
+            raise
+
+    def stream(self, offset: int, length: int | None) -> base.Stream:
+        """A stream that is counted."""
+        self._account.asked()
+        with self.noted():
+            return _CountedStream(self._source.stream(offset, length), self)
+
+    def noted(self) -> _Noted:
+        """Note what goes wrong while a context lasts."""
+        return _Noted(self._account, self._upstream)
+
+    def got(self, count: int) -> None:
+        """Bytes came."""
+        self._account.got(count)
+
+
+class _Noted:
+    """Notes what goes wrong; a context manager that costs little."""
+
+    def __init__(self, account: Account, upstream: _Upstream | None) -> None:
+        self._account = account
+        self._upstream = upstream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: object, _trace: object) -> None:
+        if isinstance(exc, exceptions.TransferError) and not isinstance(
+            exc, exceptions.TransferCancelled
+        ):
+            self._account.failed(exc)
+            if self._upstream is not None:
+                self._upstream.failed(exc)
+
+
+class _CountedStream(base.Stream):
+    def __init__(self, stream: base.Stream, source: _Counted) -> None:
+        super().__init__()
+        self._stream = stream
+        self._source = source
+        self._noted = source.noted()
+
+    @property
+    def waited(self) -> float:  # type: ignore[override]
+        return self._stream.waited
+
+    def readinto(self, buffer: typing.Any) -> int:
+        with self._noted:
+            count = self._stream.readinto(buffer)
+        self._source.got(count)
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _as_etag(source: base.Source, where: str) -> base.Validator:
+    """What tells versions of an origin apart, as an ETag.
+
+    :raises CapabilityMissing: it has nothing
+    """
+    found = source.validator
+    if found is None or source.size is None:
+        raise exceptions.CapabilityMissing(
+            f'{where} does not tell its size, or has nothing to tell one '
+            f'version from another by'
+        )
+    if found.strong and _TAG.fullmatch(found.value):
+        return found
+    identity = _version.identity(source.size, found, None, '')
+    return base.Validator(f'"{identity.hex()}"', strong=True)
