@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``oslo-transfer prefetch`` and ``oslo-transfer prefetch list``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from collections.abc import Sequence
+import os
+import typing
+
+from oslo_transfer.cache import trace as _trace
+from oslo_transfer import call as _call
+from oslo_transfer.cli import base
+from oslo_transfer.cli import columns
+from oslo_transfer.cli import credentials
+from oslo_transfer.cli import exit_codes
+from oslo_transfer.cli import interrupt
+from oslo_transfer.cli import prefetching
+from oslo_transfer.cli import progress
+from oslo_transfer.cli import units
+from oslo_transfer import datacenters
+from oslo_transfer import exceptions
+from oslo_transfer.service import proxy_client
+
+if typing.TYPE_CHECKING:
+    from oslo_config import cfg
+
+_COLUMNS = (
+    'source',
+    'datacenter',
+    'proxy',
+    'kind',
+    'state',
+    'wanted',
+    'here',
+    'seconds',
+    'id',
+    'problem',
+)
+_LISTED = (
+    'datacenter',
+    'proxy',
+    'source',
+    'kind',
+    'state',
+    'wanted',
+    'here',
+    'seconds',
+    'id',
+    'problem',
+)
+# What a proxy takes as a body, less what is around an iolog in it.
+_MOST_IOLOG = 3 << 20
+# Seconds for telling proxies that nobody wants it any more.
+_FAREWELL = 5.0
+
+_EPILOG = """\
+An image for two datacentres, before anybody asks for it there::
+
+  oslo-transfer prefetch --datacenter paris --datacenter tokyo \\
+      https://images.example/debian.raw
+
+Only what a boot reads, as the readers in another datacentre have shown::
+
+  oslo-transfer prefetch --datacenter tokyo --trace-from paris \\
+      https://images.example/debian.raw
+
+In the night, with half of the link::
+
+  oslo-transfer prefetch --datacenter tokyo --rate-limit 60M --no-wait \\
+      https://images.example/debian.raw https://images.example/fedora.raw
+
+Each datacentre's first proxy that answers is asked; it is the one that hosts
+there ask, too. It goes on by itself, also after a restart and when the link
+was cut, until it is done. Ctrl-C ends what this command has begun; what has
+arrived stays, and the same command goes on from there.
+
+Credentials are those of "copy --auth-file". A line for a proxy has one of its
+admin tokens; those for SRC are given to the proxy, which shows them to the
+origin and to nobody else.
+"""
+
+_LIST_EPILOG = """\
+What is where::
+
+  oslo-transfer prefetch list --datacenter tokyo -c source -c state -c here
+"""
+
+
+class _Places:
+    """The datacenters that are named, and how to ask their proxies.
+
+    :param command: says where to write to
+    :param parsed_args: names them
+    :param conf: has the map
+    :raises ConfigurationError: there are no such datacenters, or one has
+        no proxies
+    """
+
+    def __init__(
+        self,
+        command: base.Lister,
+        parsed_args: argparse.Namespace,
+        conf: cfg.ConfigOpts,
+    ) -> None:
+        self._where = datacenters.from_conf(conf)
+        self.keyring = credentials.Keyring(
+            parsed_args.auth_file, os.environ, command.app.console
+        )
+        names = dict.fromkeys(parsed_args.datacenter)
+        self.centers = [self.get(name) for name in names]
+
+    def get(self, name: str) -> datacenters.Datacenter:
+        """One with proxies."""
+        found = self._where.get(name)
+        if found is None:
+            known = ', '.join(each.name for each in self._where.centers)
+            raise exceptions.ConfigurationError(
+                f'"{name}" is not in [oslo_transfer] datacenters; known are: '
+                f'{known or "none"}'
+            )
+        if not found.proxies:
+            raise exceptions.ConfigurationError(
+                f'datacenter {name} has no proxies'
+            )
+        return found
+
+    def ask(
+        self, proxy: datacenters.Proxy, call: _call.Call
+    ) -> proxy_client.ProxyClient:
+        """What asks a proxy."""
+        location = self.keyring.location(proxy.base.text())
+        token = None
+        if location.credentials is not None:
+            token = next(iter(location.credentials.headers().values()), None)
+        return proxy_client.ProxyClient(proxy.base, call.ctx, token=token)
+
+
+class Prefetch(base.Lister):
+    """Have images brought to datacentres before anybody asks for them there.
+
+    SRC are URLs as the hosts there use them. The proxies of a datacentre are
+    in the configuration. Without --hot, --trace or --trace-from it is all of
+    each image. A plain HTTP cache is read through from here.
+    """
+
+    examples = _EPILOG
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Make the parser of its arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            'src', metavar='SRC', nargs='+', help='where an image is'
+        )
+        _add_places(parser)
+        kinds = parser.add_mutually_exclusive_group()
+        kinds.add_argument(
+            '--full', action='store_true', help='all of it; this is usual'
+        )
+        kinds.add_argument(
+            '--hot',
+            action='store_true',
+            help='what readers in that datacentre have read first of it',
+        )
+        kinds.add_argument(
+            '--trace',
+            metavar='FILE',
+            help='what an iolog of fio reads, as "trace record" makes it',
+        )
+        kinds.add_argument(
+            '--trace-from',
+            metavar='NAME',
+            help='what readers in another datacentre have read first of it',
+        )
+        parser.add_argument(
+            '--rate-limit',
+            metavar='BYTES_PER_S',
+            type=units.byte_count,
+            help='the most bytes per second to each datacentre; K, M, G, T '
+            'are powers of 1024; default: its link_bytes_per_second',
+        )
+        parser.add_argument(
+            '--no-wait',
+            action='store_true',
+            help='end when the proxies have taken it, and let them go on',
+        )
+        parser.add_argument(
+            '--no-progress',
+            action='store_true',
+            help='no progress line; there is none anyway if stderr is not a '
+            'terminal',
+        )
+        return parser
+
+    def take_action(
+        self, parsed_args: argparse.Namespace
+    ) -> tuple[Sequence[str], list[Sequence[typing.Any]]]:
+        """Ask the proxies, and wait."""
+        self._error: exceptions.TransferError | None = None
+        conf = self.app.conf()
+        credentials.warn_of_passwords(parsed_args.src)
+        places = _Places(self, parsed_args, conf)
+        with interrupt.Interruption() as interruption:
+            call = _call.Call(conf, interruption, None, None)
+            try:
+                tasks = self._tasks(parsed_args, places, call)
+                self._run(parsed_args, places, call, tasks)
+                call.ctx.check()
+            except exceptions.TransferCancelled as exc:
+                raise exit_codes.Interrupted(
+                    interruption.status,
+                    'cancelled; the same command goes on from here',
+                ) from exc
+        self._error = _failure(tasks)
+        return _COLUMNS, [_row(task) for task in tasks]
+
+    def produce_output(
+        self,
+        parsed_args: argparse.Namespace,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[typing.Any]],
+    ) -> int:
+        """Print the table; what failed is told behind it."""
+        status = super().produce_output(parsed_args, column_names, data)
+        if self._error is not None:
+            raise self._error
+        return status
+
+    def _tasks(
+        self,
+        parsed_args: argparse.Namespace,
+        places: _Places,
+        call: _call.Call,
+    ) -> list[prefetching.Task]:
+        kind, known = 'full', None
+        if parsed_args.hot:
+            kind = 'hot'
+        if parsed_args.trace:
+            kind, known = 'trace', _trace.Trace.load(parsed_args.trace)
+        found = []
+        for url in dict.fromkeys(parsed_args.src):
+            location = places.keyring.location(url)
+            trace = known
+            if parsed_args.trace_from:
+                kind = 'trace'
+                trace = prefetching.trace_from(
+                    places.get(parsed_args.trace_from),
+                    location,
+                    call,
+                    places.ask,
+                )
+            for center in places.centers:
+                found.append(
+                    prefetching.Task(
+                        location, center.name, kind, _small(trace)
+                    )
+                )
+        return found
+
+    def _run(
+        self,
+        parsed_args: argparse.Namespace,
+        places: _Places,
+        call: _call.Call,
+        tasks: Sequence[prefetching.Task],
+    ) -> None:
+        centers = [
+            prefetching.Center(
+                center,
+                [task for task in tasks if task.datacenter == center.name],
+                # Each has limits of its own.
+                _call.Call(call.conf, call.ctx.cancel, None, None),
+                places.ask,
+                rate=parsed_args.rate_limit or center.link_rate or None,
+                wait=not parsed_args.no_wait,
+            )
+            for center in places.centers
+        ]
+        with progress.shown(
+            self.app, lambda: _wanted(tasks), not parsed_args.no_progress
+        ) as reporter:
+            for center in centers:
+                center.start()
+            for center in centers:
+                center.join(lambda: _show(reporter, tasks))
+        if call.ctx.cancel is not None and call.ctx.cancel.is_set():
+            farewell = _call.Call(call.conf, None, _FAREWELL, None)
+            prefetching.cancel(tasks, farewell, places.ask)
+
+
+class PrefetchList(base.Lister):
+    """List what was prefetched to datacentres, and what is under way.
+
+    Proxies remember the last thousand. "Here" is how much was there in the
+    end; what was not read for long may have been let go of since.
+    """
+
+    examples = _LIST_EPILOG
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Make the parser of its arguments."""
+        parser = super().get_parser(prog_name)
+        _add_places(parser)
+        return parser
+
+    def take_action(
+        self, parsed_args: argparse.Namespace
+    ) -> tuple[Sequence[str], list[Sequence[typing.Any]]]:
+        """Ask all proxies."""
+        conf = self.app.conf()
+        places = _Places(self, parsed_args, conf)
+        call = _call.Call(conf, None, None, None)
+        rows: list[Sequence[typing.Any]] = []
+        for center in places.centers:
+            for proxy in center.proxies:
+                if not proxy.plain:
+                    rows.extend(
+                        _listed(center, proxy, each)
+                        for each in places.ask(proxy, call).prefetches()
+                    )
+        return _LISTED, rows
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--datacenter',
+        metavar='NAME',
+        action='append',
+        required=True,
+        help='one of the option datacenters; may be repeated',
+    )
+    parser.add_argument(
+        '--auth-file',
+        metavar='FILE',
+        help='file with tokens and logins by server, see "copy --help"',
+    )
+
+
+def _small(trace: _trace.Trace | None) -> _trace.Trace | None:
+    if trace is not None and len(trace.dump('image')) > _MOST_IOLOG:
+        return trace.merged()
+    return trace
+
+
+def _wanted(tasks: Sequence[prefetching.Task]) -> int | None:
+    """The bytes of all; None while one is not known."""
+    if any(task.wanted is None and not task.error for task in tasks):
+        return None
+    return sum(task.wanted or 0 for task in tasks)
+
+
+def _show(
+    reporter: progress.Reporter | None, tasks: Sequence[prefetching.Task]
+) -> None:
+    if reporter is not None:
+        reporter(0, sum(task.here or 0 for task in tasks))
+
+
+def _failure(
+    tasks: Sequence[prefetching.Task],
+) -> exceptions.TransferError | None:
+    """What the command ends with, if anything went wrong."""
+    failed = [each for each in tasks if each.state in ('failed', 'cancelled')]
+    if not failed:
+        return None
+    first = failed[0]
+    if len(failed) == 1 and first.error is not None:
+        return first.error
+    return exceptions.AllSourcesFailed(
+        f'{len(failed)} of {len(tasks)} were not prefetched; {first.location} '
+        f'in {first.datacenter}: {first.problem or first.state}'
+    )
+
+
+def _row(task: prefetching.Task) -> Sequence[typing.Any]:
+    return (
+        str(task.location),
+        task.datacenter,
+        columns.Text(str(task.proxy) if task.proxy else None),
+        task.kind,
+        task.state,
+        columns.Size(task.wanted),
+        columns.Size(task.here),
+        columns.Seconds(task.seconds),
+        columns.Text(task.id),
+        columns.Text(task.problem),
+    )
+
+
+def _listed(
+    center: datacenters.Datacenter,
+    proxy: datacenters.Proxy,
+    fields: typing.Mapping[str, typing.Any],
+) -> Sequence[typing.Any]:
+    return (
+        center.name,
+        str(proxy),
+        fields.get('origin'),
+        fields.get('kind'),
+        fields.get('state'),
+        columns.Size(fields.get('bytes_wanted')),
+        columns.Size(fields.get('bytes_here')),
+        columns.Seconds(float(fields.get('seconds') or 0)),
+        fields.get('id'),
+        columns.Text(fields.get('problem')),
+    )
