@@ -18,7 +18,6 @@ import typing
 
 _CLONE_NEWNET = 0x40000000
 _SUBNET = '10.77.0'
-_GATEWAY = f'{_SUBNET}.254'
 # What a port holds back before it drops.
 _QUEUE_BYTES = 1 << 20
 # An end is killed that takes longer.
@@ -106,6 +105,19 @@ class Namespace:
         finally:
             os.close(before)
 
+    def counter(self, device: str, name: str) -> int:
+        """What a device in here has counted: rx_bytes, tx_bytes."""
+        with (
+            self.inside(),
+            open('/proc/thread-self/net/dev') as file,
+        ):
+            fields = next(
+                line.split(':')[1].split()
+                for line in file
+                if line.strip().startswith(f'{device}:')
+            )
+        return int(fields[{'rx_bytes': 0, 'tx_bytes': 8}[name]])
+
     def close(self) -> None:
         """End what popen() started, and leave the rest to the kernel."""
         for process in self._processes:
@@ -119,17 +131,37 @@ class Namespace:
         os.close(self._fd)
 
 
+class Switch(Namespace):
+    """What hosts are plugged into; the gateway of their subnet.
+
+    :param subnet: see :class:`Host`
+    :param forward: whether it passes on what is for others
+    """
+
+    def __init__(self, subnet: str, forward: bool = False) -> None:
+        super().__init__()
+        self.run('ip', 'link', 'add', 'name', 'sw0', 'type', 'bridge')
+        address = f'{gateway(subnet)}/24'
+        self.run('ip', 'address', 'add', address, 'dev', 'sw0')
+        self.run('ip', 'link', 'set', 'sw0', 'up')
+        with self.inside(), open(_FORWARD, 'w') as file:
+            file.write(f'{forward:d}')
+
+
 class Host(Namespace):
     """A host with one interface, eth0.
 
     :param number: from 1 on
     :param switch: where it is plugged in
+    :param subnet: of all hosts there: the first three parts of an address
     """
 
-    def __init__(self, number: int, switch: Namespace) -> None:
+    def __init__(
+        self, number: int, switch: Namespace, subnet: str = _SUBNET
+    ) -> None:
         super().__init__()
         #: The address of eth0.
-        self.address = f'{_SUBNET}.{number}'
+        self.address = f'{subnet}.{number}'
         self._switch = switch
         self._port = f'port{number}'
         switch.run(
@@ -140,13 +172,13 @@ class Host(Namespace):
         self.run('ip', 'link', 'set', 'lo', 'up')
         self.run('ip', 'address', 'add', f'{self.address}/24', 'dev', 'eth0')
         self.run('ip', 'link', 'set', 'eth0', 'up')
-        # The switch forwards nothing: what is not here gets lost there.
-        self.run('ip', 'route', 'add', 'default', 'via', _GATEWAY)
+        # What is not here is the switch's affair.
+        self.run('ip', 'route', 'add', 'default', 'via', gateway(subnet))
 
     def shape(self, rate: int) -> None:
         """Limit it to a rate, in bits per second, each way."""
         for end, device in ((self, 'eth0'), (self._switch, self._port)):
-            _shape(end, device, rate)
+            shape(end, device, rate)
 
     def plug(self, on: bool) -> None:
         """Plug its cable in, or pull it: no error tells the host."""
@@ -155,23 +187,11 @@ class Host(Namespace):
 
     def sent(self) -> int:
         """Bytes that left it so far, with all headers."""
-        return self._counter('tx_bytes')
+        return self.counter('eth0', 'tx_bytes')
 
     def received(self) -> int:
         """Bytes that reached it so far, with all headers."""
-        return self._counter('rx_bytes')
-
-    def _counter(self, name: str) -> int:
-        with (
-            self.inside(),
-            open('/proc/thread-self/net/dev') as file,
-        ):
-            fields = next(
-                line.split(':')[1].split()
-                for line in file
-                if line.strip().startswith('eth0:')
-            )
-        return int(fields[{'rx_bytes': 0, 'tx_bytes': 8}[name]])
+        return self.counter('eth0', 'rx_bytes')
 
 
 class Network:
@@ -190,12 +210,8 @@ class Network:
 
     def __enter__(self) -> typing.Self:
         with contextlib.ExitStack() as stack:
-            switch = stack.enter_context(contextlib.closing(Namespace()))
-            switch.run('ip', 'link', 'add', 'name', 'sw0', 'type', 'bridge')
-            switch.run('ip', 'address', 'add', f'{_GATEWAY}/24', 'dev', 'sw0')
-            switch.run('ip', 'link', 'set', 'sw0', 'up')
-            with switch.inside(), open(_FORWARD, 'w') as file:
-                file.write('0')
+            # It forwards nothing: what is for others gets lost here.
+            switch = stack.enter_context(contextlib.closing(Switch(_SUBNET)))
             for number in range(1, self._count + 1):
                 host = stack.enter_context(
                     contextlib.closing(Host(number, switch))
@@ -211,7 +227,13 @@ class Network:
         self.hosts.clear()
 
 
-def _shape(end: Namespace, device: str, rate: int) -> None:
+def gateway(subnet: str) -> str:
+    """The address of a switch."""
+    return f'{subnet}.254'
+
+
+def shape(end: Namespace, device: str, rate: int) -> None:
+    """Limit what an end sends by a device, in bits per second."""
     end.run('ip', 'link', 'set', device, 'txqueuelen', '1000')
     end.run(
         *('tc', 'qdisc', 'replace', 'dev', device, 'root'),
