@@ -7,7 +7,6 @@ as text and as ranges of an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import email.utils
 import functools
@@ -19,15 +18,27 @@ import typing
 
 from oslo_transfer import exceptions
 from oslo_transfer.export import exported
+from oslo_transfer.export import gate
 from oslo_transfer.export import http_message
 from oslo_transfer.export import http_ranges
 
-#: The image that has a name, or None.
-Find = Callable[[str], exported.Exported | None]
-
+#: Methods that images are asked for with.
+READS = ('GET', 'HEAD')
 # Seconds after which something that failed may work.
 _RETRY_AFTER = 5
 _TAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+# Why somebody is refused. More special ones come first.
+_REASONS: Sequence[tuple[type[exceptions.TransferError], int]] = (
+    (exceptions.NotFound, 404),
+    (exceptions.InvalidEndpoint, 400),
+    (exceptions.PolicyRefused, 403),
+    (exceptions.AccessDenied, 403),
+    (exceptions.SourceChanged, 502),
+)
+# What says who asks.
+_PROOFS = ('authorization', 'proxy-authorization', 'x-auth-token')
+# Of answers that have no body (RFC 9110, 6.4.1).
+_EMPTY = (204, 304)
 _TYPE = 'Content-Type: application/octet-stream\r\n'
 
 
@@ -59,22 +70,17 @@ class Answer(typing.NamedTuple):
     keep: bool
 
 
-def answer(request: http_message.Request, find: Find) -> Answer:
-    """Answer a request; a path is ``/`` and the name of an image."""
+def answer(request: http_message.Request, image: exported.Exported) -> Answer:
+    """Answer who asks for an image with GET or HEAD."""
     head = request.head
-    if head.method not in ('GET', 'HEAD'):
-        return error(405, 'only GET and HEAD', head, 'Allow: GET, HEAD\r\n')
-    image = find(head.path[1:])
-    if image is None:
-        return error(404, 'no image has this name', head)
     fields, etag = head.fields, f'"{image.etag}"'
     # In this order: RFC 9110, 13.2.2.
     if 'if-match' in fields and not _fits(
         fields['if-match'], etag, strong=True
     ):
-        return error(412, 'the image is another one', head)
+        return error(412, 'the image is another one', request)
     if 'if-none-match' in fields and _fits(fields['if-none-match'], etag):
-        text = _text(304, f'ETag: {etag}\r\n', head)
+        text = _text(304, f'ETag: {etag}\r\n', request)
         return Answer(304, [Part(text)], None, head.keep)
     # A date never fits: no image has one. HEAD has no ranges.
     if (
@@ -84,35 +90,35 @@ def answer(request: http_message.Request, find: Find) -> Answer:
     ):
         spans = http_ranges.spans(request.range, image.size)
         if spans is not None:
-            return _ranges(spans, head, image)
+            return _ranges(spans, request, image)
     more = f'Content-Length: {image.size}\r\n{_TYPE}{_about(image)}'
     end = image.size if head.method == 'GET' else 0
-    part = Part(_text(200, more, head), 0, end)
+    part = Part(_text(200, more, request), 0, end)
     return Answer(200, [part], image, head.keep)
 
 
 def _ranges(
     spans: list[http_ranges.Span],
-    head: http_message.Head,
+    request: http_message.Request,
     image: exported.Exported,
 ) -> Answer:
     if not spans:
         return error(
             416,
             f'the image has {image.size} bytes',
-            head,
+            request,
             f'Content-Range: bytes */{image.size}\r\n',
         )
     if len(spans) > 1:
-        return _multipart(spans, head, image)
+        return _multipart(spans, request, image)
     start, end = spans[0]
     more = (
         f'Content-Length: {end - start}\r\n'
         f'Content-Range: bytes {start}-{end - 1}/{image.size}\r\n'
         f'{_TYPE}{_about(image)}'
     )
-    part = Part(_text(206, more, head), start, end)
-    return Answer(206, [part], image, head.keep)
+    part = Part(_text(206, more, request), start, end)
+    return Answer(206, [part], image, request.head.keep)
 
 
 def _about(image: exported.Exported) -> str:
@@ -121,7 +127,7 @@ def _about(image: exported.Exported) -> str:
 
 def _multipart(
     spans: list[http_ranges.Span],
-    head: http_message.Head,
+    request: http_message.Request,
     image: exported.Exported,
 ) -> Answer:
     """Each range with headers of its own: RFC 9110, 14.6."""
@@ -144,36 +150,78 @@ def _multipart(
         f'Content-Length: {length}\r\n'
         f'Content-Type: multipart/byteranges; boundary={boundary}\r\n'
         f'{_about(image)}',
-        head,
+        request,
     )
     parts[0] = parts[0]._replace(text=text + parts[0].text)
-    return Answer(206, parts, image, head.keep)
+    return Answer(206, parts, image, request.head.keep)
+
+
+def page(found: gate.Page, request: http_message.Request) -> Answer:
+    """An answer that is no image."""
+    head, data = request.head, found.data
+    more = ''.join(f'{k}: {v}\r\n' for k, v in found.headers.items())
+    if found.status not in _EMPTY:
+        more += (
+            f'Content-Type: {found.content_type}\r\n'
+            f'Content-Length: {len(data)}\r\n'
+        )
+    text = _text(found.status, more, request)
+    if found.status not in _EMPTY and head.method != 'HEAD':
+        text += data
+    return Answer(found.status, [Part(text)], None, head.keep)
 
 
 def error(
-    status: int, why: str, head: http_message.Head | None, more: str = ''
+    status: int,
+    why: str,
+    request: http_message.Request | None,
+    more: str = '',
 ) -> Answer:
     """An answer that says what is wrong.
 
-    :param head: None where what came is no request: the connection ends
+    :param request: None where what came is none: the connection ends
+    :param more: headers
     """
-    body = f'{why}\n'
+    body = f'{why}\n'.encode(errors='replace')
     text = _text(
         status,
-        f'{more}Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n',
-        head,
+        f'{more}Content-Type: text/plain; charset=utf-8\r\n'
+        f'Content-Length: {len(body)}\r\n',
+        request,
     )
-    if head is None or head.method != 'HEAD':
-        text += body.encode()
-    return Answer(status, [Part(text)], None, head is not None and head.keep)
+    if request is None or request.head.method != 'HEAD':
+        text += body
+    keep = request is not None and request.head.keep
+    return Answer(status, [Part(text)], None, keep)
 
 
-def failed(why: exceptions.TransferError, head: http_message.Head) -> Answer:
+def refused(
+    why: exceptions.TransferError, request: http_message.Request
+) -> Answer:
+    """An answer to who may not have it, or cannot; see :class:`gate.Gate`."""
+    for kind, status in _REASONS:
+        if isinstance(why, kind):
+            break
+    else:
+        status = 503 if why.retryable else 502
+    more = ''
+    if status == 503:
+        more = f'Retry-After: {_RETRY_AFTER}\r\n'
+    elif isinstance(
+        why, exceptions.AccessDenied
+    ) and request.head.fields.keys().isdisjoint(_PROOFS):
+        status, more = 401, 'WWW-Authenticate: Bearer\r\n'
+    return error(status, str(why), request, more)
+
+
+def failed(
+    why: exceptions.TransferError, request: http_message.Request
+) -> Answer:
     """An answer where the image cannot be had; it names no origin."""
     if why.retryable:
         more = f'Retry-After: {_RETRY_AFTER}\r\n'
-        return error(503, 'the image cannot be had now', head, more)
-    return error(502, 'the image cannot be had', head)
+        return error(503, 'the image cannot be had now', request, more)
+    return error(502, 'the image cannot be had', request)
 
 
 def _fits(tags: str, etag: str, *, strong: bool = False) -> bool:
@@ -186,12 +234,16 @@ def _fits(tags: str, etag: str, *, strong: bool = False) -> bool:
     return etag in (tag.removeprefix('W/') for tag in found)
 
 
-def _text(status: int, more: str, head: http_message.Head | None) -> bytes:
+def _text(
+    status: int, more: str, request: http_message.Request | None
+) -> bytes:
     """First line and headers."""
-    if head is None or not head.keep:
+    if request is None or not request.head.keep:
         more += 'Connection: close\r\n'
-    elif head.old:
+    elif request.head.old:
         more += 'Connection: keep-alive\r\n'
+    if request is not None:
+        more += f'X-Request-Id: {request.id}\r\n'
     date = _date(int(time.time()))
     return f'{_LINES[status]}Date: {date}\r\n{more}\r\n'.encode()
 

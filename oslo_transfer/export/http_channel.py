@@ -47,7 +47,7 @@ class Channel:
         self.readable = len(data) == _READ or self.ended
         return data
 
-    def send(self, data: bytes, more: bool) -> int | None:
+    def send(self, data: bytes | memoryview, more: bool) -> int | None:
         """Send some of it; None where nothing can be taken now.
 
         :param more: other bytes follow at once
@@ -70,7 +70,12 @@ class Channel:
             return None
 
     def send_copy(
-        self, text: bytes, fd: int, offset: int, count: int, room: memoryview
+        self,
+        text: bytes | memoryview,
+        fd: int,
+        offset: int,
+        count: int,
+        room: memoryview,
     ) -> int | None:
         """Send text, and behind it a copy of some of a file.
 
@@ -143,7 +148,7 @@ class SecureChannel(Channel):
         except ssl.SSLEOFError:
             return b''
 
-    def send(self, data: bytes, more: bool) -> int | None:
+    def send(self, data: bytes | memoryview, more: bool) -> int | None:
         """See :meth:`Channel.send`."""
         try:
             sent = self._secured.send(data[:_RECORD])

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection: takes requests one after the other, and answers them."""
+"""One connection: takes requests one after the other, and answers them.
+
+Each request is a line of the log, with its X-Request-Id: at INFO where
+somebody had to be asked, or was refused; at DEBUG where not, for those are
+thousands in a second.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-import errno
 import logging
 import select
 import typing
@@ -12,30 +15,26 @@ import typing
 from oslo_transfer import exceptions
 from oslo_transfer.export import exported
 from oslo_transfer.export import http_answer
+from oslo_transfer.export import http_asking
 from oslo_transfer.export import http_channel
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_message
-from oslo_transfer.export import http_pages
+from oslo_transfer.export import http_sending
 
 LOG = logging.getLogger(__name__)
 
-#: The most bytes that one claims, and about what it sends before it is
-#: another's turn.
-SLICE = 1 << 20
-# What is asked for at once where it is missing, and brought in vain for one
-# who has gone; a reader asks further ahead by itself.
-_RUN = 1 << 20
-# A buffer of one who reads what cannot be kept.
-_UNKEPT = 64 * 1024
-# How often a block may have gone again before it was sent.
-_MOST_VAIN = 3
 _GONE = select.EPOLLHUP | select.EPOLLERR
 # What is taken and dropped of one whose connection is to end.
 _MOST_DROPPED = 1 << 20
-
+# Of a body, before it is another's turn.
+_TURN = 256 * 1024
+# What he waits for who asks whether he may send a body (RFC 9110, 10.1.1).
+_CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
 
 #: What a connection does. It waits for a request, or for the rest of one;
 READING: typing.Final = 'reading'
+#: waits for another thread, which finds the answer;
+ASKING: typing.Final = 'asking'
 #: sends an answer;
 SENDING: typing.Final = 'sending'
 #: waits for another thread, which has the reader, and fetches;
@@ -50,41 +49,43 @@ class Connection:
 
     :param channel: owned from now on
     :param host: the loop
+    :param peer: address of the client, for the log
     """
 
     def __init__(
-        self, channel: http_channel.Channel, host: http_host.Host
+        self, channel: http_channel.Channel, host: http_host.Host, peer: str
     ) -> None:
         self.channel = channel
         self._host = host
+        self._peer = peer
         self.state: str = READING
         #: It will have another turn.
         self.queued = False
-        #: When what it does began, or last went on.
+        #: When what it does began.
         self.since = host.now
-        #: The image that it reads.
-        self.image: exported.Exported | None = None
-        self._reader: exported.Reader | None = None
-        # Whether it can be told what of the image is in memory.
-        self._asks = True
+        self._asking = http_asking.Asking(host.gate, peer)
+        self._sending = http_sending.Sending(channel, host)
         self._received = bytearray()
-        self._request: http_message.Head | None = None
+        self._request: http_message.Request | None = None
+        self._name = ''
+        # Bytes of a body that is still to come, or is with the gate.
+        self._body = 0
+        # Of the answer, with the time when it was asked for.
+        self._status = 0
         self._keep = True
-        # Still to go out: text, bytes of the image, the other parts.
-        self._text = b''
-        self._offset = self._end = 0
-        # Up to where the reader claims it: a slice at most.
-        self._claimed = 0
-        self._parts: Iterator[http_answer.Part] = iter(())
-        # Whether any of the answer went out, or may.
-        self._begun = False
-        self._vain = 0
+        self._came = 0.0
+        self._level = logging.DEBUG
         self._dropped = 0
+
+    @property
+    def image(self) -> exported.Exported | None:
+        """The image that it reads."""
+        return self._sending.image
 
     @property
     def is_idle(self) -> bool:
         """Whether it is between two requests."""
-        return self.state is READING and not self._received
+        return self.state is READING and not (self._received or self._body)
 
     def on_event(self, mask: int) -> None:
         """Something can be read, or written, or the peer has gone."""
@@ -109,26 +110,36 @@ class Connection:
             elif self.state is ENDING:
                 self._drain()
         except OSError as exc:
-            LOG.debug('a client has gone: %s', exc)
+            LOG.debug('%s has gone: %s', self._peer, exc)
             self.close()
         except Exception:
-            LOG.exception('answering %s', self._request)
+            LOG.exception('%s: answering %s', self._name, self._shown)
             self.close()
 
     # Requests
 
     def _read(self) -> None:
         received = self._received
+        turn = len(received) + _TURN
         while True:
-            if received:
+            if self._body:
+                if len(received) >= self._body:
+                    self._ask()
+                    return
+                if len(received) >= turn:
+                    self._host.again(self)
+                    return
+            elif received:
                 try:
-                    request = http_message.take(received)
+                    request = http_message.take(received, self._host.names)
                 except http_message.Refused as why:
-                    self._refuse(why)
+                    self._refuse(why, None)
                     return
                 if request is not None:
                     self._begin(request)
-                    return
+                    if not self._body or self.state is not READING:
+                        return
+                    continue
             if not self.channel.readable:
                 return
             data = self.channel.recv()
@@ -137,169 +148,141 @@ class Connection:
             if not data:
                 self.close()
                 return
-            if not received:
+            if self.is_idle:
                 # Not by later bytes: a head has to come soon as a whole.
                 self.since = self._host.now
             received += data
 
     def _begin(self, request: http_message.Request) -> None:
-        self._request = request.head
-        answer = http_answer.answer(request, self._host.find)
-        try:
-            self._take_image(answer.image)
-        except exceptions.TransferError as exc:
-            answer = self._failure(exc)
-        self._start(answer)
+        self._request, self._name = request, request.id
+        self._came = self._host.now
+        self._level = logging.DEBUG
+        answer = self._asking.at_once(request)
+        if answer is not None:
+            self._start(answer)
+        elif request.head.length:
+            self._begin_body(request)
+        else:
+            self._ask()
 
-    def _take_image(self, image: exported.Exported | None) -> None:
-        """Have a reader of the image that is to be sent."""
-        if image is None or image is self.image:
+    def _begin_body(self, request: http_message.Request) -> None:
+        length = request.head.length
+        if not self._host.hold(length):
+            why = http_message.Refused(503, 'too much is being sent here')
+            self._refuse(why, request)
             return
-        self._drop_reader()
-        self._reader, self.image = image.reader(), image
-        self._asks = True
+        self._body = length
+        self.since = self._host.now
+        # Whoever is idle reads: this little goes at once, or he is none.
+        if 'expect' in request.head.fields and not self._received:
+            sent = self.channel.send(_CONTINUE, False)
+            if sent != len(_CONTINUE):
+                raise BlockingIOError('he does not read')
 
-    def _drop_reader(self) -> None:
-        reader, self._reader, self.image = self._reader, None, None
-        if reader is None:
+    def _ask(self) -> None:
+        """Have another thread ask the gate."""
+        request, asking, host = self._request, self._asking, self._host
+        assert request is not None
+        body = bytes(self._received[: self._body])
+        del self._received[: self._body]
+        self.state = ASKING
+
+        def ask() -> http_answer.Answer | None:
+            # He may have gone while others were waited for.
+            return asking.ask(request, body) if self.state is ASKING else None
+
+        if not asking.is_page:
+            self._level = logging.INFO
+            host.work(host.clerks, ask, self._answer, asking.whose(request))
             return
-        try:
-            reader.close()
-        except Exception:
-            LOG.exception('closing a reader')
+        # Pages are looked at once a second.
+        if request.head.method not in http_answer.READS:
+            self._level = logging.INFO
+        host.work(host.pages, ask, self._answer)
+
+    def _answer(self, answer: http_answer.Answer) -> None:
+        self._drop_body()
+        if self.state is ASKING:
+            self._start(answer)
+            self.go()
+
+    def _drop_body(self) -> None:
+        self._host.hold(-self._body)
+        self._body = 0
+
+    def _refuse(
+        self,
+        why: http_message.Refused,
+        request: http_message.Request | None,
+    ) -> None:
+        """Answer with an error, and end.
+
+        :param request: None where what came is none
+        """
+        more = ''
+        if request is None:
+            self._request, self._name = None, next(self._host.names)
+            self._came = self.since
+            more = f'X-Request-Id: {self._name}\r\n'
+        else:
+            request = request.last()
+        self._start(http_answer.error(why.status, str(why), request, more))
 
     def _start(self, answer: http_answer.Answer) -> None:
-        self._keep = answer.keep
-        self._parts = iter(answer.parts)
-        self._text, self._offset, self._end = next(self._parts)
-        self._claimed = 0
-        self._begun = False
-        self._vain = 0
+        try:
+            self._sending.start(answer)
+        except exceptions.TransferError as exc:
+            answer = self._failure(exc)
+            self._sending.start(answer)
+        self._status, self._keep = answer.status, answer.keep
         self.state = SENDING
-        self.since = self._host.now
-
-    def _refuse(self, why: http_message.Refused) -> None:
-        self._request = None
-        self._start(http_answer.error(why.status, str(why), None))
 
     def _failure(self, exc: exceptions.TransferError) -> http_answer.Answer:
         assert self._request is not None
-        LOG.warning('%s: %s', self._request.path, exc)
+        LOG.warning('%s: %s: %s', self._name, self._shown, exc)
         return http_answer.failed(exc, self._request)
 
     # Answers
 
     def _send(self) -> None:
-        left = SLICE
-        while left > 0:
-            if self._offset < self._end:
-                sent = self._send_image()
-                if not sent:
-                    return
-                left -= sent
-            elif self._text:
-                if not self._send_text(more=False):
-                    return
-            else:
-                part = next(self._parts, None)
-                if part is None:
-                    self._done()
-                    return
-                self._text, self._offset, self._end = part
-                self._claimed = 0
-        self._host.again(self)
+        outcome = self._sending.go()
+        if outcome is http_sending.DONE:
+            self._done()
+        elif outcome is http_sending.TURN:
+            self._host.again(self)
+        elif isinstance(outcome, http_sending.Job):
+            self.state = WAITING
+            self._host.work(
+                self._host.fetchers, outcome.run, self._fetched, outcome.whose
+            )
 
-    def _send_text(self, *, more: bool) -> bool:
-        """Send text; False where it has to wait."""
-        self._begun = True
-        while self._text:
-            sent = self.channel.send(self._text, more)
-            if sent is None:
-                return False
-            self._text = self._text[sent:]
-            self.since = self._host.now
-        return True
-
-    def _send_image(self) -> int:
-        """Send some of the image; 0 where that has to wait."""
-        reader, host = self._reader, self._host
-        assert reader is not None
-        offset = self._offset
-        if self._begun and self._text and not self._send_text(more=True):
-            return 0
-        if offset >= self._claimed:
-            count = reader.claim(offset, min(self._end - offset, SLICE))
-            if not count:
-                self._fetch()
-                return 0
-            self._claimed = offset + count
-            if self._asks:
-                found = http_pages.is_cached(reader.fd, self._claimed - 1)
-                self._asks = found is not None
-                if found is False:
-                    self._load(reader.fd)
-                    return 0
-        try:
-            sent = self._send_claimed(reader.fd)
-        except OSError as exc:
-            if exc.errno != errno.EIO:
-                raise
-            sent = 0
-        if sent is None:
-            return 0
-        if not sent:
-            # The disk has lost it: there is another way.
-            self._vain = _MOST_VAIN
-            self._fetch()
-            return 0
-        self._vain = 0
-        self._offset = offset + sent
-        self.since = host.now
-        host.counts.bytes_sent += sent
-        return sent
-
-    def _send_claimed(self, fd: int) -> int | None:
-        """Send text, and some of what is claimed; None where it has to wait.
-
-        :returns: bytes of the image; 0 where the file has none of them
-        """
-        channel, text, offset = self.channel, self._text, self._offset
-        count = self._claimed - offset
-        assert self.image is not None
-        if self.image.stays or channel.copies:
-            if text and not self._send_text(more=True):
-                return None
-            return channel.send_file(fd, offset, count)
-        # Of what may be evicted the socket gets a copy: it would keep pages
-        # of the file for longer than the claim lasts.
-        self._begun = True
-        sent = channel.send_copy(text, fd, offset, count, self._host.room)
-        if sent is None:
-            return None
-        self._text = text[sent:]
-        if self._text:
-            self.since = self._host.now
-            return self._send_claimed(fd)
-        return sent - len(text)
-
-    def _load(self, fd: int) -> None:
-        """Have another thread wait for the disk."""
-        self.state = WAITING
-        self._host.counts.loaded += 1
-        offset, length = self._offset, self._claimed - self._offset
-        ahead = min(self._end - self._claimed, SLICE)
-
-        def load() -> bytes:
-            http_pages.load(fd, offset, length, ahead)
-            return b''
-
-        self._host.work(load, self._fetched, ('disk', id(self.image)))
+    def _fetched(self, found: bytes | Exception) -> None:
+        if self.state is CLOSED:
+            self._sending.close()
+            self._host.gone(self)
+            return
+        self.state = SENDING
+        if isinstance(found, bytes):
+            self._sending.resume(found)
+            self.go()
+        elif (
+            isinstance(found, exceptions.TransferError)
+            and not self._sending.begun
+        ):
+            self._start(self._failure(found))
+            self.go()
+        else:
+            # Fewer bytes than the headers say: the client sees that.
+            LOG.warning('%s: an answer ends early: %s', self._name, found)
+            self.close()
 
     def _done(self) -> None:
-        if self._reader is not None:
-            self._reader.release()
+        self._sending.release()
         self.since = self._host.now
-        self._host.counts.requests += 1
+        counts = self._host.counts
+        counts.requests += 1
+        counts.refused += self._status >= 400
+        self._note('')
         if not self._keep:
             self.channel.finish()
             self.state = ENDING
@@ -307,6 +290,27 @@ class Connection:
             self.state = READING
         if self._received or self.channel.readable:
             self._host.again(self)
+
+    def _note(self, end: str) -> None:
+        """Tell the log of a request."""
+        failed = end or self._status >= 400
+        level = logging.INFO if failed else self._level
+        if LOG.isEnabledFor(level):
+            LOG.log(
+                level,
+                '%s %s "%s" %d, %d bytes in %.3f s%s',
+                self._name,
+                self._peer,
+                self._shown,
+                self._status,
+                self._sending.sent,
+                self._host.now - self._came,
+                end,
+            )
+
+    @property
+    def _shown(self) -> str:
+        return http_asking.shown(self._request)
 
     def _drain(self) -> None:
         if not self.channel.readable:
@@ -320,50 +324,6 @@ class Connection:
         else:
             self.close()
 
-    # What is missing
-
-    def _fetch(self) -> None:
-        reader, offset = self._reader, self._offset
-        assert reader is not None
-        left = self._end - offset
-        self.state = WAITING
-        self._claimed = 0
-        self._host.counts.missed += 1
-        self._vain += 1
-        in_vain = self._vain > _MOST_VAIN
-
-        def bring() -> bytes:
-            if not in_vain and reader.bring(offset, min(left, _RUN)):
-                return b''
-            buffer = bytearray(min(left, _UNKEPT))
-            reader.read(memoryview(buffer), offset)
-            return bytes(buffer)
-
-        self._host.work(bring, self._fetched, ('origin', id(self.image)))
-
-    def _fetched(self, found: bytes | Exception) -> None:
-        if self.state is CLOSED:
-            self._drop_reader()
-            self._host.gone(self)
-            return
-        self.state = SENDING
-        self.since = self._host.now
-        if isinstance(found, bytes):
-            if found:
-                # It is here already, and goes out before any more is.
-                self._begun = True
-                self._text += found
-                self._offset += len(found)
-                self._host.counts.bytes_sent += len(found)
-            self.go()
-        elif isinstance(found, exceptions.TransferError) and not self._begun:
-            self._start(self._failure(found))
-            self.go()
-        else:
-            # Fewer bytes than the headers say: the client sees that.
-            LOG.warning('an answer ends early: %s', found)
-            self.close()
-
     # The end
 
     def close(self) -> None:
@@ -372,12 +332,14 @@ class Connection:
             return
         if self.state in (SENDING, WAITING):
             self._host.counts.broken += 1
-        waiting = self.state is WAITING
-        self.state = CLOSED
+            self._note(', and it ended early')
+        state, self.state = self.state, CLOSED
         self.channel.close()
-        if not waiting:
-            # Otherwise the other thread has it still.
-            self._drop_reader()
+        # Another thread may have these still.
+        if state is not ASKING:
+            self._drop_body()
+        if state is not WAITING:
+            self._sending.close()
         self._host.gone(self)
 
     def expire(self, limits: http_host.Limits) -> None:
@@ -387,14 +349,14 @@ class Connection:
             if age > limits.ending:
                 self.close()
         elif self.state is SENDING:
-            if age > limits.sending:
-                LOG.info('a client takes nothing any more')
+            if self._host.now - self._sending.moved > limits.sending:
+                LOG.info('%s takes nothing any more', self._peer)
                 self.close()
         elif self.state is READING:
-            if self._received and age > limits.head:
-                self._refuse(
-                    http_message.Refused(408, 'the request takes too long')
-                )
+            if not self.is_idle and age > limits.head:
+                why = http_message.Refused(408, 'the request takes too long')
+                self._refuse(why, self._request if self._body else None)
+                self._drop_body()
                 self.go()
             elif age > limits.idle:
                 self.close()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable
 from collections.abc import Hashable
+from collections.abc import Iterator
 import errno
+import itertools
 import logging
 import os
+import secrets
 import select
 import socket
 import ssl
@@ -21,6 +24,7 @@ import time
 import typing
 
 from oslo_transfer.export import exported
+from oslo_transfer.export import gate as _gate
 from oslo_transfer.export import http_channel
 from oslo_transfer.export import http_connection
 from oslo_transfer.export import http_host
@@ -40,6 +44,11 @@ _ROOM = 192 * 1024
 _ACCEPTS = 32
 # Seconds for which nobody is taken after that has failed.
 _PAUSE = 0.2
+# Bytes of bodies at once. Those that are short are never too many.
+_MOST_HELD = 16 << 20
+_SHORT_BODY = 64 * 1024
+# Threads that wait for pages.
+_PAGES = 8
 # What a system has too little of, and will have again.
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -49,27 +58,34 @@ class Loop:
 
     :param listener: a socket that listens; owned
     :param tls: a server's context, or None
-    :param find: the image of a name, or None
+    :param gate: who decides what is served
     :param limits: seconds
     :param most: connections at once; a further one takes the place of the
         one that was idle for the longest time
-    :param workers: threads that fetch, at most
+    :param workers: threads that fetch, at most; half as many ask the gate
     """
 
     def __init__(
         self,
         listener: socket.socket,
         tls: ssl.SSLContext | None,
-        find: Callable[[str], exported.Exported | None],
+        gate: _gate.Gate,
         limits: http_host.Limits,
         most: int,
         workers: int,
     ) -> None:
         self._tls = tls
-        self.find = find
+        self.gate = gate
         self._limits = limits
         self._most = most
-        self._workers = _workers.Workers(workers)
+        self.fetchers = _workers.Workers(workers)
+        self.clerks = _workers.Workers(max(1, workers // 2))
+        self.pages = _workers.Workers(_PAGES)
+        run = secrets.token_hex(8)
+        self.names: Iterator[str] = (
+            f'req-{run}-{number}' for number in itertools.count(1)
+        )
+        self._held = 0
         self.now = time.monotonic()
         self.counts = http_host.Counts()
         self.room = memoryview(bytearray(_ROOM))
@@ -107,12 +123,14 @@ class Loop:
     def stop(self, seconds: float) -> None:
         """End all; what is being sent ends early.
 
-        Waits for threads that fetch, but not for longer.
+        Waits for other threads, but not for longer.
         """
+        end = time.monotonic() + seconds
         self._ended = True
         self.call(lambda: None)
         self._thread.join()
-        self._workers.close(seconds)
+        for workers in (self.fetchers, self.clerks, self.pages):
+            workers.close(max(0.0, end - time.monotonic()))
 
     def call(self, function: Callable[[], None]) -> None:
         """Have something done in the loop's thread; from any thread.
@@ -158,11 +176,19 @@ class Loop:
             connection.queued = True
             self._turns.append(connection)
 
+    def hold(self, count: int) -> bool:
+        """Have memory for so many bytes of a body, or give it back."""
+        if count > _SHORT_BODY and count > _MOST_HELD - self._held:
+            return False
+        self._held += count
+        return True
+
     def work(
         self,
+        workers: _workers.Workers,
         job: Callable[[], typing.Any],
         then: Callable[[typing.Any], None],
-        whose: Hashable,
+        whose: Hashable = None,
     ) -> None:
         """Run a job in another thread, then something in this one."""
 
@@ -173,7 +199,7 @@ class Loop:
                 found = exc
             self.call(lambda: then(found))
 
-        self._workers.do(run, whose)
+        workers.do(run, whose)
 
     def gone(self, connection: http_connection.Connection) -> None:
         """It is closed, which also took it from epoll."""
@@ -241,7 +267,7 @@ class Loop:
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):
             try:
-                sock, _address = self._listener.accept()
+                sock, address = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -251,12 +277,12 @@ class Loop:
                 # Whoever it was has gone already: accept(2).
                 continue
             try:
-                self._take(sock)
+                self._take(sock, _peer(address))
             except OSError as exc:
                 LOG.debug('a client has gone: %s', exc)
                 sock.close()
 
-    def _take(self, sock: socket.socket) -> None:
+    def _take(self, sock: socket.socket, peer: str) -> None:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self._connections) >= self._most and not self._end_idle():
@@ -268,7 +294,7 @@ class Loop:
             if self._tls is None
             else http_channel.SecureChannel(sock, self._tls)
         )
-        connection = http_connection.Connection(channel, self)
+        connection = http_connection.Connection(channel, self, peer)
         self._connections[channel.fd] = connection
         self.counts.accepted += 1
         try:
@@ -301,3 +327,11 @@ class Loop:
         os.close(bell)
         self._epoll.close()
         self._run_calls()
+
+
+def _peer(address: typing.Any) -> str:
+    """Who it is, for the log."""
+    if not isinstance(address, tuple):
+        return 'local'
+    host, port = address[:2]
+    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'

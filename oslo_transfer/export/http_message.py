@@ -9,6 +9,7 @@ refused, and the connection ends. The standard library's parser
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import functools
 import re
@@ -17,6 +18,8 @@ import urllib.parse
 
 #: The most bytes of a request's first line with its headers.
 MAX_HEAD = 16 * 1024
+#: The most bytes of a body.
+MAX_BODY = 4 << 20
 _MAX_LINE = 8 * 1024
 _MAX_FIELDS = 100
 
@@ -34,6 +37,11 @@ _LONE_LF = re.compile(rb'(?<!\r)\n')
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _ABSOLUTE = re.compile(r'https?://[^/?#]+', re.IGNORECASE)
 _ESCAPE = re.compile(r'%(?![0-9A-Fa-f]{2})')
+# Names of requests that others gave them, and that fit a line of a log.
+_ID = re.compile(r'[0-9A-Za-z][0-9A-Za-z._:/+=@-]{0,127}')
+# Those whose targets have other forms, at which nobody looks, are not here.
+_METHODS = ('GET', 'HEAD', 'POST', 'DELETE')
+_WITH_BODY = ('POST', 'DELETE')
 # One of each at most: of two, others might take the other one.
 _SINGLE = frozenset(
     (
@@ -42,6 +50,7 @@ _SINGLE = frozenset(
         'expect',
         'host',
         'if-range',
+        'proxy-authorization',
         'range',
     )
 )
@@ -61,36 +70,47 @@ class Refused(Exception):  # noqa: N818
 
 
 class Head(typing.NamedTuple):
-    """A request without a body, and without its range.
+    """A request without its body, its range and its name.
 
     :ivar method: as it came
+    :ivar target: origin-form with the query, as it came
     :ivar path: decoded, without the query; always begins with a slash
     :ivar fields: by name in lower case; ISO 8859-1
     :ivar old: the client speaks HTTP/1.0
     :ivar keep: the client wants to go on with the connection
+    :ivar length: of the body that follows, in bytes
     """
 
     method: str
+    target: str
     path: str
     fields: Mapping[str, str]
     old: bool
     keep: bool
+    length: int
 
 
 class Request(typing.NamedTuple):
-    """A request without a body.
+    """A request; its body is still to come.
 
     :ivar head: all but the range
     :ivar range: the value of Range, None without it
+    :ivar id: its name in logs: X-Request-Id, if that fits there
     """
 
     head: Head
     range: str | None
+    id: str
+
+    def last(self) -> Request:
+        """The same, but the connection ends behind it."""
+        return self._replace(head=self.head._replace(keep=False))
 
 
-def take(received: bytearray) -> Request | None:
+def take(received: bytearray, names: Iterator[str]) -> Request | None:
     """Take a request from the beginning of what was received.
 
+    :param names: for requests that have none
     :returns: None where some of it is still to come
     :raises Refused: it is none that can be answered
     """
@@ -103,7 +123,7 @@ def take(received: bytearray) -> Request | None:
         return None
     text = received[: end + 2].decode('latin-1')
     del received[: end + 4]
-    return parse(text)
+    return parse(text, names)
 
 
 def _check_part(received: bytearray) -> None:
@@ -117,7 +137,7 @@ def _check_part(received: bytearray) -> None:
         raise Refused(431, f'more than {MAX_HEAD} bytes of headers')
 
 
-def parse(text: str) -> Request:
+def parse(text: str, names: Iterator[str]) -> Request:
     """Take apart a first line and headers, each with its CR LF.
 
     Clients say the same again and again, but for the range: what is left
@@ -128,11 +148,16 @@ def parse(text: str) -> Request:
     match = _RANGE.search(text)
     if match is None:
         head = _parse(text)
-        return Request(head, head.fields.get('range'))
-    head = _parse(text[: match.start()] + text[match.end() :])
-    if 'range' in head.fields:
-        raise Refused(400, 'range is given twice')
-    return Request(head, match.group(1))
+        span = head.fields.get('range')
+    else:
+        head = _parse(text[: match.start()] + text[match.end() :])
+        if 'range' in head.fields:
+            raise Refused(400, 'range is given twice')
+        span = match.group(1)
+    name = head.fields.get('x-request-id')
+    if name is None or not _ID.fullmatch(name):
+        name = next(names)
+    return Request(head, span, name)
 
 
 @functools.lru_cache(128)
@@ -150,15 +175,15 @@ def _parse(text: str) -> Head:
     host = fields.get('host', '' if old else None)
     if host is None or not _HOST.fullmatch(host):
         raise Refused(400, 'one valid Host is needed')
+    length = 0
     if not fields.keys().isdisjoint(_RARE):
-        _check_rare(fields)
+        length = _length(method, fields)
     keep = not old
     if 'connection' in fields:
         options = fields['connection'].lower().replace(' ', '').split(',')
         keep = 'close' not in options and (keep or 'keep-alive' in options)
-    # Targets of other methods have other forms, and nobody looks at them.
-    path = _path(target) if method in ('GET', 'HEAD') else '/'
-    return Head(method, path, fields, old, keep)
+    target = _origin_form(target) if method in _METHODS else '/'
+    return Head(method, target, _path(target), fields, old, keep, length)
 
 
 def _malformed(text: str) -> Refused:
@@ -184,20 +209,26 @@ def _fields(pairs: list[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-def _check_rare(fields: Mapping[str, str]) -> None:
+def _length(method: str, fields: Mapping[str, str]) -> int:
+    """How long the body is."""
     if 'transfer-encoding' in fields:
-        raise Refused(400, 'no request may have a body')
+        raise Refused(400, 'no body may come in pieces')
     length = fields.get('content-length', '0')
     # Not what int() would take, such as "+1_000".
     if not (length.isascii() and length.isdigit()):
         raise Refused(400, 'the Content-Length is no number')
-    if length.strip('0'):
-        raise Refused(413, 'no request may have a body')
+    length = length.lstrip('0') or '0'
+    # int() would take time for millions of digits.
+    if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+        raise Refused(413, f'no body may have more than {MAX_BODY} bytes')
+    if length != '0' and method not in _WITH_BODY:
+        raise Refused(413, f'only {" and ".join(_WITH_BODY)} have a body')
     if fields.get('expect', '100-continue').lower() != '100-continue':
         raise Refused(417, 'nothing but 100-continue can be expected')
+    return int(length)
 
 
-def _path(target: str) -> str:
+def _origin_form(target: str) -> str:
     if not target.startswith('/'):
         # What a client sends to a proxy has to be taken, too.
         origin = _ABSOLUTE.match(target)
@@ -208,6 +239,10 @@ def _path(target: str) -> str:
             target = f'/{target}'
     if '#' in target:
         raise Refused(400, 'the target has a fragment')
+    return target
+
+
+def _path(target: str) -> str:
     path = target.partition('?')[0]
     if '%' not in path:
         return path

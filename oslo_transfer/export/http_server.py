@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP/1.1 server: images, read-only, whole or by ranges.
+"""An HTTP/1.1 server: images, read-only, whole or by ranges; and pages.
 
 RFC 9110 and RFC 9112. One thread serves all connections.
 """
@@ -13,6 +13,7 @@ import typing
 import urllib.parse
 
 from oslo_transfer.export import exported
+from oslo_transfer.export import gate as _gate
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_loop
 from oslo_transfer.export import listening
@@ -22,9 +23,9 @@ _PATIENCE = 0.6
 
 
 class HttpServer:
-    """Serves images to any number of clients, as ``/NAME``. Thread-safe.
+    """Serves images to any number of clients. Thread-safe.
 
-    :param exports: images by name; not owned
+    :param exports: images by name, as ``/NAME``; not owned
     :param address: where
     :param tls: what shows clients who it is (:func:`tls.server_context`);
         None for none
@@ -32,6 +33,8 @@ class HttpServer:
         one that was idle for the longest time, and is closed if none is
     :param limits: seconds after which clients are given up
     :param workers: threads that fetch what is missing, for all clients
+    :param gate: who decides what is served and to whom, if it is not the
+        exports by their names to everybody
     """
 
     def __init__(
@@ -43,8 +46,10 @@ class HttpServer:
         most: int = 1000,
         limits: http_host.Limits | None = None,
         workers: int = 64,
+        gate: _gate.Gate | None = None,
     ) -> None:
         self._exports = exported.Exports(exports)
+        self._gate = gate or _gate.Names(self._exports)
         self._address = address
         self._tls = tls
         self._most = most
@@ -64,7 +69,7 @@ class HttpServer:
         self._loop = http_loop.Loop(
             self._listener.sock,
             self._tls,
-            lambda name: self._exports.images.get(name),
+            self._gate,
             self._limits,
             self._most,
             self._workers,
@@ -107,13 +112,18 @@ class HttpServer:
         self._exports.add(name, image)
 
     def remove(self, name: str) -> None:
-        """Export one less; ends its connections, within a second.
+        """Export one less; see :meth:`drop`."""
+        image = self._exports.remove(name)
+        if image is not None:
+            self.drop(image)
+
+    def drop(self, image: exported.Exported) -> None:
+        """End all connections that read an image, within a second.
 
         A thread that fetches from it then lets go of it when it has what
         it waits for.
         """
-        image = self._exports.remove(name)
-        if image is not None and self._loop is not None:
+        if self._loop is not None:
             self._loop.drop(image, _PATIENCE)
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import email.utils
+import itertools
 import re
 import time
 import types
@@ -11,21 +12,31 @@ import types
 import pytest
 
 from oslo_transfer import exceptions
+from oslo_transfer.export import exported
+from oslo_transfer.export import gate
 from oslo_transfer.export import http_answer
+from oslo_transfer.export import http_asking
 from oslo_transfer.export import http_message
 
 IMAGE = types.SimpleNamespace(size=1000, etag='0a1b')
 EMPTY = types.SimpleNamespace(size=0, etag='00')
-EXPORTS = {'image': IMAGE, 'empty': EMPTY, 'with/slash and \xe4': IMAGE}
+EXPORTS = exported.Exports(
+    {'image': IMAGE, 'empty': EMPTY, 'with/slash and \xe4': IMAGE}
+)
 TAG = '"0a1b"'
+
+
+def parse(text):
+    return http_message.parse(text, itertools.repeat('req-1'))
 
 
 def answer(path='/image', method='GET', version='1.1', **fields):
     """The answer, its first line and its headers."""
     lines = [f'{method} {path} HTTP/{version}', 'Host: here']
     lines += [f'{k.replace("_", "-")}: {v}' for k, v in fields.items()]
-    request = http_message.parse('\r\n'.join([*lines, '']))
-    return told(http_answer.answer(request, EXPORTS.get))
+    request = parse('\r\n'.join([*lines, '']))
+    asking = http_asking.Asking(gate.Names(EXPORTS), 'peer')
+    return told(asking.at_once(request))
 
 
 def told(found):
@@ -34,6 +45,7 @@ def told(found):
     assert line.startswith(f'HTTP/1.1 {found.status} ')
     headers = dict(each.split(': ', 1) for each in lines)
     assert len(headers) == len(lines)
+    assert headers.pop('X-Request-Id', 'req-1') == 'req-1'
     sent = sum(len(text) + end - start for text, start, end in found.parts)
     sent -= len(head) + 4
     return found, headers, text, sent
@@ -230,8 +242,8 @@ def test_refused():
 )
 def test_what_cannot_be_had(error, status):
     """The client learns whether to try again, and nothing of the origin."""
-    request = http_message.parse('GET /image HTTP/1.1\r\nHost: here\r\n')
-    found, headers, text, _ = told(http_answer.failed(error, request.head))
+    request = parse('GET /image HTTP/1.1\r\nHost: here\r\n')
+    found, headers, text, _ = told(http_answer.failed(error, request))
     assert found.status == status
     assert found.keep
     assert ('Retry-After' in headers) is (status == 503)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
 from hypothesis import strategies as st
 import pytest
@@ -10,10 +12,13 @@ import pytest
 from oslo_transfer.export import http_message
 
 
+NAMES = itertools.repeat('made')
+
+
 def take(text):
     """Take one request that is the only one."""
     received = bytearray(text.replace('\n', '\r\n').encode('latin-1'))
-    request = http_message.take(received)
+    request = http_message.take(received, NAMES)
     assert request is None or not received
     return request
 
@@ -25,12 +30,15 @@ def test_a_request():
     )
     assert request.head == (
         'GET',
+        '/some%20image?with=query',
         '/some image',
         {'host': 'here:80', 'range': 'bytes=0-9', 'x-empty': ''},
         False,
         True,
+        0,
     )
     assert request.range == 'bytes=0-9'
+    assert request.id == 'made'
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ GET = 'GET / HTTP/1.1\nHost: here\n'
         (f'{GET}Content-Length:\n\n', 400),
         (f'{GET}Content-Length: 5\n\n', 413),
         (f'{GET}Content-Length: {"9" * 9000}\n\n', 413),
-        ('POST / HTTP/1.1\nHost: here\nContent-Length: 1\n\n', 413),
+        ('PUT / HTTP/1.1\nHost: here\nContent-Length: 1\n\n', 413),
         # Folded lines, lone CRs, other control characters.
         (f'{GET}X: a\n b\n\n', 400),
         (f'{GET} X: a\n\n', 400),
@@ -174,20 +182,79 @@ def test_refused(text, status):
 
 
 @pytest.mark.parametrize(
+    ('lines', 'length'),
+    [
+        ('', 0),
+        ('Content-Length: 5\n', 5),
+        ('Content-Length: 005\nExpect: 100-continue\n', 5),
+        (f'Content-Length: {http_message.MAX_BODY}\n', http_message.MAX_BODY),
+    ],
+)
+@pytest.mark.parametrize('method', ['POST', 'DELETE'])
+def test_bodies(method, lines, length):
+    """How long it is is known when the head is: nothing else goes."""
+    head = take(f'{method} /v1?x=1 HTTP/1.1\nHost: here\n{lines}\n').head
+    assert (head.length, head.path, head.target) == (length, '/v1', '/v1?x=1')
+
+
+@pytest.mark.parametrize(
+    ('lines', 'status'),
+    [
+        (f'Content-Length: {http_message.MAX_BODY + 1}', 413),
+        (f'Content-Length: {"9" * 5000}', 413),
+        (f'Content-Length: {"0" * 5000}1\nContent-Length: 1', 400),
+        ('Content-Length: 1, 1', 400),
+        ('Content-Length: -1', 400),
+        ('Content-Length: 0x5', 400),
+        ('Content-Length: \xb2', 400),
+        ('Content-Length:', 400),
+        ('Transfer-Encoding: chunked', 400),
+        ('Content-Length: 5\nTransfer-Encoding: chunked', 400),
+        ('Content-Length: 5\nExpect: a miracle', 417),
+    ],
+)
+def test_bodies_that_are_refused(lines, status):
+    with pytest.raises(http_message.Refused) as caught:
+        take(f'POST /v1 HTTP/1.1\nHost: here\n{lines}\n\n')
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ('said', 'name'),
+    [
+        ('req-3e2a8a6e-0b6b-4a0e-9d65-aa9d0f1a4f11', None),
+        ('a', None),
+        ('x' * 128, None),
+        # What would be another line of the log, or a column of it.
+        ('x' * 129, 'made'),
+        ('', 'made'),
+        ('a b', 'made'),
+        ('"a', 'made'),
+        ('-a', 'made'),
+        ('\xe4', 'made'),
+        ('a\nX-Request-Id: b', 'made'),
+    ],
+)
+def test_names_of_requests(said, name):
+    request = take(f'GET /a HTTP/1.1\nHost: here\nX-Request-Id: {said}\n\n')
+    assert request.id == (said if name is None else name)
+
+
+@pytest.mark.parametrize(
     'received', [b'GET / HTTP/1.1\n', b'\n', b'GET / HTTP/1.1\r\nHost: a\n\n']
 )
 def test_a_lone_lf_is_refused_at_once(received):
     with pytest.raises(http_message.Refused) as caught:
-        http_message.take(bytearray(received))
+        http_message.take(bytearray(received), NAMES)
     assert caught.value.status == 400
 
 
 @pytest.mark.parametrize('received', [b'', b'\r', b'G', b'GET / HTTP/1.1\r'])
 def test_what_has_only_begun(received):
-    assert http_message.take(bytearray(received)) is None
+    assert http_message.take(bytearray(received), NAMES) is None
 
 
-@pytest.mark.parametrize('method', ['POST', 'OPTIONS', 'CONNECT', 'x'])
+@pytest.mark.parametrize('method', ['PUT', 'OPTIONS', 'CONNECT', 'x'])
 def test_other_methods_have_other_targets(method):
     request = take(f'{method} here:80 HTTP/1.1\nHost: here\n\n')
     assert request.head.method == method
@@ -199,6 +266,7 @@ PIECES = st.sampled_from(
         *('GET', 'HEAD', ' ', '/', '/a', '%41', '%', 'HTTP/1.1', 'HTTP/1.0'),
         *('\r\n', '\r', '\n', '\t', '\0', ':', 'Host: a\r\n', '\r\n\r\n'),
         *('Content-Length: 0', 'Transfer-Encoding: chunked', 'Range', 'bytes'),
+        *('POST', 'Content-Length: 5', 'POST /a HTTP/1.1\r\nHost: a\r\n'),
         *('GET /a HTTP/1.1\r\nHost: a\r\n', 'Connection: close', '\xff', 'a'),
     ]
 )
@@ -214,7 +282,27 @@ TEXTS = st.one_of(
             + b'\r\n\r\n'
         )
     ),
+    st.builds(
+        lambda length, body: (
+            b'POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s'
+            % (length, body)
+        ),
+        st.integers(0, 40),
+        st.binary(max_size=60),
+    ),
 )
+
+
+def take_one(received):
+    """A request with its body."""
+    # The body is waited for by who reads.
+    tried = bytearray(received)
+    request = http_message.take(tried, NAMES)
+    if request is None or len(tried) < request.head.length:
+        return None
+    body = bytes(tried[: request.head.length])
+    received[:] = tried[request.head.length :]
+    return request, body
 
 
 def take_all(steps):
@@ -223,7 +311,7 @@ def take_all(steps):
     for step in steps:
         received += step
         try:
-            while (request := http_message.take(received)) is not None:
+            while (request := take_one(received)) is not None:
                 found.append(request)
         except http_message.Refused:
             return found, 'refused'
@@ -243,10 +331,12 @@ def test_nothing_is_taken_that_could_be_another(text):
     """What is behind each request is where everybody sees its end."""
     found, _ = take_all([text])
     assert len(found) <= text.count(b'\r\n\r\n')
-    for request in found:
+    for request, body in found:
         assert request.head.path.startswith('/')
         assert 'transfer-encoding' not in request.head.fields
-        assert not request.head.fields.get('content-length', '').strip('0')
+        length = int(request.head.fields.get('content-length', '0'))
+        assert length == request.head.length == len(body)
+        assert not length or request.head.method in ('POST', 'DELETE')
         for name, value in request.head.fields.items():
             assert name == name.lower().strip()
             assert value.isprintable() or '\t' in value or '\x80' <= max(value)
@@ -276,7 +366,7 @@ def test_the_usual_range_is_read_as_any_other(lines):
 
     def taken(text):
         try:
-            request = http_message.parse(text)
+            request = http_message.parse(text, NAMES)
         except http_message.Refused as why:
             return why.status
         fields = {**request.head.fields}
