@@ -90,21 +90,34 @@ class Origin:
         :raises SourceChanged: it has another version now
         :raises TransferError: it cannot be opened or read
         """
-        with (
-            self._using(offset) as opened,
-            contextlib.closing(opened.source.stream(offset, length)) as stream,
-        ):
-            with self._changed:
-                opened.streams.add(stream)
-                self.requests += 1
-                closed = self._closed
+        for last in (False, True):
+            with self._using(offset) as opened:
+                try:
+                    stream = opened.source.stream(offset, length)
+                except exceptions.AccessDenied:
+                    if last:
+                        raise
+                    # Others may still read it than who has opened it.
+                    self._drop(opened)
+                    continue
+                with contextlib.closing(stream), self._noted(opened, stream):
+                    yield stream
+                return
+
+    @contextlib.contextmanager
+    def _noted(self, opened: _Opened, stream: base.Stream) -> Iterator[None]:
+        """So that closing this ends the stream, too."""
+        with self._changed:
+            opened.streams.add(stream)
+            self.requests += 1
+            closed = self._closed
+        try:
             if closed:
                 raise _cancelled()
-            try:
-                yield stream
-            finally:
-                with self._changed:
-                    opened.streams.discard(stream)
+            yield
+        finally:
+            with self._changed:
+                opened.streams.discard(stream)
 
     def extents(self, offset: int, length: int) -> list[base.Extent]:
         """Tell data from holes; nothing where it is not known.
