@@ -24,6 +24,10 @@ class Serve(base.Command):
               by NBD or as files, and makes files of them once they are
               complete; see the strategy copy_on_read
 
+      proxy   fetches what is asked of it from other datacenters once, keeps
+              it, and serves it to all hosts of this one by HTTP and NBD; see
+              [oslo_transfer_proxy]
+
       seed    sends finished files to other hosts by BitTorrent, from where
               they are, until [oslo_transfer_seed] seed_ratio or
               seed_seconds is reached, or the file changes or goes

@@ -22,6 +22,7 @@ from oslo_transfer.service import cache
 from oslo_transfer.service import control
 from oslo_transfer.service import listening
 from oslo_transfer.service import notify
+from oslo_transfer.service.proxy import role as proxy
 from oslo_transfer.service import role
 from oslo_transfer.service import seed
 from oslo_transfer.service import signals
@@ -32,6 +33,7 @@ LOG = logging.getLogger(__name__)
 ROLES: Mapping[str, Callable[[cfg.ConfigOpts], role.Role]] = {
     attach.AttachRole.name: attach.AttachRole,
     cache.CacheRole.name: cache.CacheRole,
+    proxy.ProxyRole.name: proxy.ProxyRole,
     seed.SeedRole.name: seed.SeedRole,
 }
 #: Seconds between two looks at what is due.

@@ -12,7 +12,7 @@ SEED_GROUP = 'oslo_transfer_seed'
 SERVICE_OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.ListOpt(
         'roles',
-        item_type=types.String(choices=['attach', 'cache', 'seed']),
+        item_type=types.String(choices=['attach', 'cache', 'proxy', 'seed']),
         default=['seed'],
         help='What the service does on this host, if "oslo-transfer serve" '
         'is not told by --role.',
