@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proxy brings ahead: to the end, whatever comes between."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+
+from oslo_transfer.cache import trace as _trace
+from oslo_transfer import exceptions
+from oslo_transfer.service.proxy import prefetch
+from oslo_transfer.service.proxy import prefetch_records
+from tests.servers import resource
+from tests.unit import proxies
+from tests import waiting
+
+BLOCK = proxies.BLOCK
+COUNT = 32
+DATA = resource.pattern(COUNT * BLOCK - 100)
+BASE = '/v1/proxy/prefetches'
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """What failed is tried again soon."""
+    monkeypatch.setattr(prefetch, '_SHORTEST', 0.05)
+
+
+@pytest.fixture
+def url(server):
+    return server.put('/image', DATA) + '?sig=geheim'
+
+
+@pytest.fixture
+def make(conf, tmp_path, server, nothing_left):
+    """Makes proxies, one after the other, with the same state."""
+    admins = tmp_path / 'admins'
+    admins.write_text(proxies.ADMIN)
+    options = {
+        'origins': [server.origin],
+        'admin_tokens_file': str(admins),
+        'grant_seconds': 0.0,
+    }
+    return lambda **more: proxies.Proxy(
+        conf, tmp_path / 'state', **{**options, **more}
+    )
+
+
+@pytest.fixture
+def proxy(make):
+    with make() as made:
+        yield made
+
+
+def runs(proxy, identifier):
+    image = proxy.get(f'{BASE}/{identifier}')['image']
+    return proxy.get(f'/v1/proxy/maps/{image}')['runs']
+
+
+def iolog(*ranges):
+    return (
+        _trace.Trace(
+            _trace.Touch(number, *each) for number, each in enumerate(ranges)
+        )
+        .dump('image')
+        .decode()
+    )
+
+
+def test_all_of_an_image(proxy, url, server):
+    found = proxy.ended(proxy.prefetch(url=url, kind='full'))
+    assert found['bytes_wanted'] == found['bytes_here'] == len(DATA)
+    assert found['origin'] == server.url('/image') + '?***'
+    assert found['seconds'] > 0
+    sent = server.bytes_sent('/image')
+    assert sent <= len(DATA) + 1
+    server.delete('/image')
+    opened = proxy.catalog.get(found['image'])
+    with proxy.catalog.using(opened) as shared:
+        buffer = bytearray(len(DATA))
+        assert shared.blocks.read(memoryview(buffer), 0) == len(DATA)
+    assert buffer == DATA
+
+
+def test_nothing_comes_twice(proxy, url, server):
+    for _ in range(2):
+        proxy.ended(proxy.prefetch(url=url, kind='full'))
+    # One byte each time, to see who it is.
+    assert server.bytes_sent('/image') <= len(DATA) + 4
+    assert len(proxy.get(BASE)['prefetches']) == 2
+
+
+@pytest.mark.parametrize(
+    'wanted',
+    [
+        {
+            'kind': 'ranges',
+            'ranges': [[5 * BLOCK + 1, BLOCK], [0, 1], [1 << 40, 5]],
+        },
+        {
+            'kind': 'trace',
+            'iolog': iolog((5 * BLOCK, 2 * BLOCK), (0, 1), (1 << 40, 5)),
+        },
+    ],
+)
+def test_parts_of_an_image(proxy, url, wanted):
+    identifier = proxy.prefetch(url=url, **wanted)
+    found = proxy.ended(identifier)
+    if wanted['kind'] == 'ranges':
+        assert found['bytes_wanted'] == found['bytes_here'] == 3 * BLOCK
+        assert runs(proxy, identifier) == [
+            ['cached', 1],
+            ['missing', 4],
+            ['cached', 2],
+            ['missing', COUNT - 7],
+        ]
+    # A small gap is read, too.
+    assert [state for state, _ in runs(proxy, identifier)][0] == 'cached'
+
+
+def test_the_end_of_an_image(proxy, url):
+    offset = (COUNT - 1) * BLOCK
+    identifier = proxy.prefetch(
+        url=url, kind='ranges', ranges=[[offset, 1 << 40]]
+    )
+    found = proxy.ended(identifier)
+    assert found['bytes_wanted'] == found['bytes_here'] == BLOCK - 100
+
+
+def test_what_is_hot(proxy, url, server):
+    proxy.read(url, 3 * BLOCK, BLOCK)
+    (image,) = proxy.get('/v1/proxy/images')['images']
+    proxy.ask('DELETE', f'/v1/proxy/images/{image["id"]}')
+    found = proxy.ended(proxy.prefetch(url=url, kind='hot'))
+    assert found['bytes_wanted'] == BLOCK
+    assert proxy.read(url, 3 * BLOCK, BLOCK) == DATA[3 * BLOCK : 4 * BLOCK]
+
+
+def test_nobody_knows_what_is_hot(proxy, url):
+    found = proxy.ended(proxy.prefetch(url=url, kind='hot'), 'failed')
+    assert 'nobody has noted' in found['problem']
+
+
+@pytest.mark.parametrize(
+    ('target', 'problem'),
+    [('/nothing', '404'), ('http://other.example/a', 'origins')],
+)
+def test_what_cannot_be_had(proxy, server, target, problem):
+    url = target if '://' in target else server.url(target)
+    found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
+    assert problem in found['problem']
+
+
+def test_headers_are_for_the_origin(proxy, url, server):
+    server.require_token('/image', {'mine'})
+    found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
+    assert '401' in found['problem']
+    headers = {'X-Auth-Token': 'mine'}
+    proxy.ended(proxy.prefetch(url=url, kind='full', headers=headers))
+
+
+def test_the_same_is_done_once(proxy, url, server):
+    with proxies.held(server, DATA, '/image'):
+        first = proxy.prefetch(url=url, kind='full')
+        status, found = proxy.ask(
+            'POST', BASE, {'url': url, 'kind': 'full', 'rate_limit': 1 << 40}
+        )
+        assert (status, found['id']) == (200, first)
+        assert found['rate_limit'] == 1 << 40
+        other = proxy.prefetch(url=url, kind='ranges', ranges=[[0, 1]])
+        assert other != first
+    proxy.ended(first)
+    proxy.ended(other)
+
+
+def test_it_waits_while_the_origin_is_away(proxy, url, server):
+    proxy.read(url, 0, 1)
+    server.serve('/image', lambda _, conn: conn.reply(503, b'later'))
+    identifier = proxy.prefetch(url=url, kind='full')
+    path = f'{BASE}/{identifier}'
+    waiting.until(lambda: proxy.get(path)['problem'])
+    assert proxy.get(path)['state'] == 'running'
+    server.put('/image', DATA)
+    assert proxy.ended(identifier)['bytes_here'] == len(DATA)
+
+
+def test_another_version_meanwhile(proxy, url, server):
+    """What is wanted is the image as it is now."""
+    with proxies.held(server, DATA, '/image'):
+        identifier = proxy.prefetch(url=url, kind='full')
+        waiting.until(lambda: proxy.get(f'{BASE}/{identifier}')['image'])
+        old = proxy.get(f'{BASE}/{identifier}')['image']
+        data = resource.pattern(len(DATA), 1)
+        server.put('/image', data, etag='"2"')
+    found = proxy.ended(identifier)
+    assert proxy.read(url) in (DATA, data)
+    if found['image'] != old:
+        assert proxy.read(url) == data
+
+
+def test_cancel(proxy, url, server):
+    with proxies.held(server, DATA, '/image'):
+        identifier = proxy.prefetch(url=url, kind='full')
+        waiting.until(
+            lambda: (
+                proxy.get(f'{BASE}/{identifier}')['bytes_wanted'] is not None
+            )
+        )
+        status, found = proxy.ask('DELETE', f'{BASE}/{identifier}')
+        assert (status, found['state']) == (200, 'cancelled')
+        proxy.ended(identifier, 'cancelled')
+    # One that has ended is forgotten.
+    assert proxy.ask('DELETE', f'{BASE}/{identifier}')[0] == 200
+    assert proxy.ask('GET', f'{BASE}/{identifier}')[0] == 404
+    assert proxy.ask('DELETE', f'{BASE}/{identifier}')[0] == 404
+
+
+def test_cancel_before_its_turn(proxy, server):
+    """Others are being brought; it never was."""
+    paths = [f'/{number}' for number in range(prefetch.AT_ONCE + 1)]
+    with proxies.held(server, DATA, *paths):
+        jobs = [
+            proxy.prefetch(url=server.url(path), kind='full') for path in paths
+        ]
+        path = f'{BASE}/{jobs[-1]}'
+        assert proxy.get(path)['state'] == 'waiting'
+        assert proxy.ask('DELETE', path)[1]['state'] == 'cancelled'
+        assert proxy.get(path)['seconds'] == 0
+    for job in jobs[:-1]:
+        proxy.ended(job)
+    assert proxy.get(path)['state'] == 'cancelled'
+
+
+def test_more_than_the_cache_holds(make, url):
+    with make(max_bytes=20 * BLOCK) as proxy:
+        found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
+        assert 'max_bytes' in found['problem']
+        found = proxy.get('/v1/proxy')
+        assert found['totals']['bytes_fetched'] == 0
+
+
+def test_evicted_as_fast_as_it_comes(make, url, server):
+    """It does not fetch the same over and over."""
+    other = server.put('/other', DATA)
+    # With the maps, and what is pinned, it does not fit.
+    with make(max_bytes=48 * BLOCK) as proxy:
+        proxy.ended(proxy.prefetch(url=other, kind='full'))
+        (image,) = proxy.get('/v1/proxy/images')['images']
+        proxy.ask('POST', f'/v1/proxy/pins/{image["id"]}')
+        found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
+        assert found['problem']
+        assert server.bytes_sent('/image') < 4 * len(DATA)
+
+
+def test_a_limit_is_kept_and_can_be_changed(proxy, url):
+    identifier = proxy.prefetch(url=url, kind='full', rate_limit=BLOCK)
+    path = f'{BASE}/{identifier}'
+    waiting.until(lambda: proxy.get(path)['bytes_here'])
+    assert proxy.get(path)['bytes_here'] < len(DATA) / 2
+    proxy.prefetch(url=url, kind='full', rate_limit=1 << 40)
+    assert proxy.ended(identifier)['seconds'] < 10
+
+
+# The records
+
+
+def records(proxy):
+    path = proxy.path / 'prefetches'
+    return sorted(each for each in path.iterdir() if each.is_dir())
+
+
+def test_it_goes_on_after_a_restart(make, url, server):
+    with make() as proxy:
+        identifier = proxy.prefetch(url=url, kind='full', rate_limit=BLOCK)
+        path = f'{BASE}/{identifier}'
+        waiting.until(lambda: proxy.get(path)['bytes_here'])
+        (record,) = records(proxy)
+        assert 'geheim' not in (record / 'record').read_text()
+        assert stat.S_IMODE((record / 'secret').stat().st_mode) == 0o600
+        assert stat.S_IMODE(record.stat().st_mode) == 0o700
+    with make() as proxy:
+        proxy.prefetch(url=url, kind='full', rate_limit=1 << 40)
+        found = proxy.ended(identifier)
+        assert found['bytes_here'] == len(DATA)
+        (record,) = records(proxy)
+        assert os.listdir(record) == ['record']
+    # What was here is not fetched again, but for what was under way.
+    assert server.bytes_sent('/image') < 1.5 * len(DATA)
+    with make() as proxy:
+        assert proxy.get(path) == found
+
+
+def test_damaged_records_are_left_alone(make, url, caplog):
+    with make() as proxy:
+        for _ in range(4):
+            proxy.ended(proxy.prefetch(url=url, kind='full'))
+        found = records(proxy)
+    (found[0] / 'record').write_text('{')
+    fields = json.loads((found[1] / 'record').read_text())
+    for number, change in ((1, {'version': 9}), (2, {'ended': None})):
+        changed = {**fields, **change}
+        (found[number] / 'record').write_text(json.dumps(changed))
+    with make() as proxy:
+        (left,) = proxy.get(BASE)['prefetches']
+        assert left['id'] == found[3].name
+        assert records(proxy) == found
+    assert caplog.text.count('cannot be used') == 3
+
+
+def test_old_records_go(proxy, url, monkeypatch):
+    monkeypatch.setattr(prefetch, 'MOST', 2)
+    for _ in range(5):
+        last = proxy.ended(proxy.prefetch(url=url, kind='full'))
+    listed = proxy.get(BASE)['prefetches']
+    assert listed[0] == last
+    assert len(listed) == len(records(proxy)) == 3
+
+
+def test_too_many(proxy, url, server, monkeypatch):
+    monkeypatch.setattr(prefetch, 'MOST', 1)
+    with proxies.held(server, DATA, '/image'):
+        job = proxy.prefetch(url=url, kind='full')
+        status, found = proxy.ask('POST', BASE, {'url': url, 'kind': 'hot'})
+        assert (status, found['error']) == (503, 'Unavailable')
+    proxy.ended(job)
+
+
+def test_a_record_that_cannot_be_written(proxy, url, monkeypatch):
+    def fail(*_args):
+        raise exceptions.NoSpace('the disk is full')
+
+    monkeypatch.setattr(prefetch_records.Records, 'add', fail)
+    status, found = proxy.ask('POST', BASE, {'url': url, 'kind': 'full'})
+    assert (status, found['error']) == (507, 'NoSpace')
+    assert proxy.get(BASE) == {'prefetches': []}
+
+
+def test_one_process_has_the_records(proxy, make):
+    with pytest.raises(exceptions.Unavailable, match='another'):
+        make().__enter__()
