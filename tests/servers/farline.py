@@ -10,6 +10,8 @@ serves until its input ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -120,24 +122,35 @@ class FarLine:
         self._end = asyncio.Event()
         rate = None if self._rate is None else self._rate / 8
         self._down, self._up = (_Link(rate, self._delay) for _way in range(2))
-        server = await asyncio.start_server(self._serve, self.host, 0)
-        self.port = server.sockets[0].getsockname()[1]
-        ready.set()
-        await self._end.wait()
-        server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A server of asyncio would leave one that is just coming open.
+        with socket.create_server((self.host, 0)) as listener:
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            self._loop.add_reader(listener, self._accept, listener)
+            ready.set()
+            await self._end.wait()
+            self._loop.remove_reader(listener)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self.accepted += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        writers = [writer]
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            sock, _address = listener.accept()
+            self.accepted += 1
+            task = self._loop.create_task(self._serve(sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            # It may be over before it begins.
+            task.add_done_callback(lambda _task: sock.close())
+
+    async def _serve(self, sock: socket.socket) -> None:
+        # Not to be cancelled: nobody would close what it has made.
+        streams = self._loop.create_task(asyncio.open_connection(sock=sock))
+        writers = []
         try:
+            await asyncio.shield(streams)
+            reader, writer = streams.result()
             there, further = await asyncio.open_connection(
                 self.host, self._server_port
             )
@@ -151,8 +164,7 @@ class FarLine:
         except (OSError, asyncio.CancelledError):
             pass  # Whoever is left sees that it is closed.
         finally:
-            self._tasks.discard(task)
-            for each in writers:
+            for each in (*writers, (await streams)[1]):
                 each.transport.abort()
 
 
