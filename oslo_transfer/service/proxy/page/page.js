@@ -294,7 +294,8 @@
   async function refresh(entry) {
     const {id} = entry.item;
     const start = performance.now();
-    if (!/^[0-9a-z]+$/i.test(id) || start < (entry.due || 0)) {
+    if (!(typeof id === 'string' && /^[0-9a-z]+$/i.test(id))
+        || start < entry.due) {
       return;
     }
     let map;
@@ -406,9 +407,9 @@
       .filter((i) => plain(i.origin).toLowerCase().includes(wanted))
       .sort((a, b) => (plain(a.origin) < plain(b.origin) ? -1 : 1));
     const shown = found.slice(0, MOST_IMAGES);
-    put(get('count'), shown.length < said.length
-      ? `${number(shown.length)} of ${number(said.length)} images`
-      : `${number(said.length)} images`);
+    const some = shown.length < said.length ? `${number(shown.length)} of ` : '';
+    put(get('count'), `${some}${number(said.length)} `
+      + (said.length === 1 ? 'image' : 'images'));
     sync(get('images'), 'image-template', shown, (i) => i.id, images);
     for (const entry of images.values()) {
       if (!entry.watched) {
@@ -452,8 +453,7 @@
     for (const {root, item} of jobs.values()) {
       const known = item.bytes_wanted > 0 && isNumber(item.bytes_here);
       const bar = root.querySelector('progress');
-      bar.max = known ? item.bytes_wanted : 1;
-      bar.value = known ? item.bytes_here : 0;
+      bar.value = known ? Math.min(1, item.bytes_here / item.bytes_wanted) : 0;
       fill(root, {
         origin: plain(item.origin),
         kind: plain(item.kind),
