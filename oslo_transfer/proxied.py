@@ -12,7 +12,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import logging
 import typing
 
 from oslo_transfer import attempts as _attempts
@@ -27,15 +26,15 @@ from oslo_transfer import opening
 from oslo_transfer import oserrors
 from oslo_transfer import result as _result
 from oslo_transfer import selector
-from oslo_transfer import shared
+from oslo_transfer.wrappers import retry
+from oslo_transfer.wrappers import throttle
+from oslo_transfer.wrappers import ways as _ways
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
 
     from oslo_transfer import call as _call
     from oslo_transfer import context as _context
-
-LOG = logging.getLogger(__name__)
 
 #: In front of the URL of the service of this library.
 SCHEME = 'proxy'
@@ -100,7 +99,7 @@ def expand(
             continue
         for tier, proxy in enumerate(here.proxies):
             try:
-                made = _through(proxy, end, token)
+                made = through(proxy, end, token)
                 tiers[tier].append(
                     dataclasses.replace(
                         ends.end_of(made, open_driver), tier=tier, origin=end
@@ -128,26 +127,32 @@ class Opener:
         ctx: _context.Context,
         version: base.Validator | None,
     ) -> base.Source:
-        """Open the first that works.
+        """Open the first that works; its streams go on by the next ones.
 
-        :param version: that it has to be; None for any
+        :param version: that it has to be; None for that of the first
         :raises TransferError: none works; why the last one does not
         """
         found, _ = expand([end], ctx.conf, self._call.driver)
-        *first, last = (place.end for place in selector.choose(found, ctx))
-        for each in first:
-            try:
-                source = opening.alone(each, ctx.replace(hurried=True))
-            except exceptions.TransferError as exc:
-                ctx.check()
-                LOG.warning('%s: %s; the next one is asked', each, exc)
-                shared.current().locations.failed(each, exc)
-                continue
-            if version is None or source.validator == version:
-                return source
-            source.close()
-            LOG.warning('%s has another version than is kept', each)
-        return opening.alone(last, ctx)
+        ways = [place.end for place in selector.choose(found, ctx)]
+        if len(ways) == 1:
+            return opening.alone(end, ctx)
+        origin = max(ways, key=lambda each: each.tier)
+        ways.sort(key=lambda each: each is origin)
+        hurried = ctx.replace(hurried=True)
+
+        def open_way(way: ends.LocationEnd) -> base.Source:
+            # The origin is tried again as often as without proxies.
+            if way is origin:
+                return throttle.limited(way.open_source(ctx), ctx, (way.host,))
+            return opening.alone(way, hurried)
+
+        source = _ways.WaysSource(
+            typing.cast('list[ends.LocationEnd]', ways), open_way, version
+        )
+        known = source.validator
+        return retry.RetryingSource(
+            source, ctx, str(end), known is not None and known.strong
+        )
 
 
 def _is_far(
@@ -170,7 +175,7 @@ def _is_far(
     )
 
 
-def _through(
+def through(
     proxy: datacenters.Proxy, end: ends.LocationEnd, token: str | None
 ) -> _location.Location:
     """What leads to a location by a proxy.
