@@ -75,6 +75,8 @@ class Connection:
         self._keep = True
         self._came = 0.0
         self._level = logging.DEBUG
+        # What the log takes.
+        self._told = LOG.getEffectiveLevel()
         self._dropped = 0
 
     @property
@@ -148,7 +150,7 @@ class Connection:
             if not data:
                 self.close()
                 return
-            if self.is_idle:
+            if not received and not self._body:
                 # Not by later bytes: a head has to come soon as a whole.
                 self.since = self._host.now
             received += data
@@ -281,8 +283,11 @@ class Connection:
         self.since = self._host.now
         counts = self._host.counts
         counts.requests += 1
-        counts.refused += self._status >= 400
-        self._note('')
+        if self._status >= 400:
+            counts.refused += 1
+            self._level = logging.INFO
+        if self._level >= self._told:
+            self._note('')
         if not self._keep:
             self.channel.finish()
             self.state = ENDING
@@ -293,20 +298,17 @@ class Connection:
 
     def _note(self, end: str) -> None:
         """Tell the log of a request."""
-        failed = end or self._status >= 400
-        level = logging.INFO if failed else self._level
-        if LOG.isEnabledFor(level):
-            LOG.log(
-                level,
-                '%s %s "%s" %d, %d bytes in %.3f s%s',
-                self._name,
-                self._peer,
-                self._shown,
-                self._status,
-                self._sending.sent,
-                self._host.now - self._came,
-                end,
-            )
+        LOG.log(
+            self._level,
+            '%s %s "%s" %d, %d bytes in %.3f s%s',
+            self._name,
+            self._peer,
+            self._shown,
+            self._status,
+            self._sending.sent,
+            self._host.now - self._came,
+            end,
+        )
 
     @property
     def _shown(self) -> str:
@@ -332,6 +334,7 @@ class Connection:
             return
         if self.state in (SENDING, WAITING):
             self._host.counts.broken += 1
+            self._level = logging.INFO
             self._note(', and it ended early')
         state, self.state = self.state, CLOSED
         self.channel.close()

@@ -26,6 +26,8 @@ SLICE = 1 << 20
 _RUN = 1 << 20
 # A buffer of one who reads what cannot be kept.
 _UNKEPT = 64 * 1024
+# Text that a socket may not take at once.
+_LONG = 16 * 1024
 # How often a block may have gone again before it was sent.
 _MOST_VAIN = 3
 
@@ -92,16 +94,10 @@ class Sending:
             self._reader, self.image = image.reader(), image
             self._asks = True
         self._parts = iter(answer.parts)
-        self._next(next(self._parts))
+        self._text, self._offset, self._end = next(self._parts)
         self.begun = False
-        self.sent = self._vain = 0
+        self._claimed = self.sent = self._vain = 0
         self.moved = self._host.now
-
-    def _next(self, part: http_answer.Part) -> None:
-        text, self._offset, self._end = part
-        # Of what is long, no copy is made for each piece that goes.
-        self._text = text if self._end else memoryview(text)
-        self._claimed = 0
 
     def release(self) -> None:
         """Nothing is sent now."""
@@ -139,7 +135,8 @@ class Sending:
                 part = next(self._parts, None)
                 if part is None:
                     return DONE
-                self._next(part)
+                self._text, self._offset, self._end = part
+                self._claimed = 0
         return TURN
 
     def resume(self, found: bytes) -> None:
@@ -150,15 +147,15 @@ class Sending:
             self.begun = True
             self._text = bytes(self._text) + found
             self._offset += len(found)
-            self._count(len(found))
-
-    def _count(self, sent: int) -> None:
-        self.sent += sent
-        self._host.counts.bytes_sent += sent
+            self.sent += len(found)
+            self._host.counts.bytes_sent += len(found)
 
     def _send_text(self, *, more: bool) -> bool:
         """Send text; False where it has to wait."""
         self.begun = True
+        if len(self._text) > _LONG:
+            # Of what is long, no copy is made for each piece that goes.
+            self._text = memoryview(self._text)
         while self._text:
             sent = self._channel.send(self._text, more)
             if sent is None:
@@ -201,8 +198,9 @@ class Sending:
             return 0
         self._vain = 0
         self._offset = offset + sent
+        self.sent += sent
         self.moved = self._host.now
-        self._count(sent)
+        self._host.counts.bytes_sent += sent
         return sent
 
     def _send_claimed(self, fd: int) -> int | None:

@@ -9,6 +9,7 @@ of what is there: all of them have one together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
 import errno
@@ -53,6 +54,7 @@ class _Client:
     def __init__(self, line: nbd_line.Line) -> None:
         self.line = line
         self.name: str | None = None
+        self.image: exported.Exported | None = None
         self.session: nbd_session.Session | None = None
 
     def shutdown(self, how: int) -> None:
@@ -73,6 +75,9 @@ class NbdServer:
     :param most: connections at once; further ones are closed at once
     :param handshake_seconds: how long a client may take to say what it wants
     :param workers: threads that fetch what is missing, for all clients
+    :param find: the image of a name that is not listed; may block. The
+        client is told the text of any
+        :class:`~oslo_transfer.exceptions.TransferError`
     """
 
     def __init__(
@@ -84,12 +89,14 @@ class NbdServer:
         most: int = 512,
         handshake_seconds: float = 10.0,
         workers: int = 64,
+        find: Callable[[str], exported.Exported] | None = None,
     ) -> None:
         self._exports = exported.Exports(exports)
         self._address = address
         self._tls = tls
         self._most = most
         self._handshake_seconds = handshake_seconds
+        self._find = find
         self._workers = _workers.Workers(workers)
         self._lot = nbd_lot.Lot()
         self._budget = nbd_misses.Budget(_MOST_HELD)
@@ -170,6 +177,10 @@ class NbdServer:
         """Export one less; ends its connections, within a second."""
         self._exports.remove(name)
         self._end(lambda client: client.name == name)
+
+    def drop(self, image: exported.Exported) -> None:
+        """End all connections that read an image, within a second."""
+        self._end(lambda client: client.image is image)
 
     def stop(self) -> None:
         """End everything, within a second; idempotent.
@@ -276,11 +287,31 @@ class NbdServer:
             self._enter(client, agreement)
 
         if nbd_options.Negotiation(
-            line, self._exports.images, self._tls is not None, enter
+            line,
+            self._exports.images,
+            lambda name: self._look_up(client, name),
+            self._tls is not None,
+            enter,
         ).run():
             assert client.session is not None
             line.begin()
             client.session.run()
+
+    def _look_up(self, client: _Client, name: str) -> exported.Exported:
+        """The image of a name; blocks.
+
+        :raises TransferError: this client cannot have it
+        """
+        image = self._exports.images.get(name)
+        if image is None:
+            if self._find is None:
+                raise exceptions.NotFound('there is no such export')
+            with client.line.pause():
+                image = self._find(name)
+        with self._lock:
+            # From now on it can be dropped.
+            client.image = image
+        return image
 
     def _enter(
         self, client: _Client, agreement: nbd_options.Agreement
@@ -292,10 +323,12 @@ class NbdServer:
             self._budget,
             self._lot,
         )
+        name, image = agreement.name, agreement.image
+        listed = self._exports.images
         with self._lock:
             # It may have been removed meanwhile.
-            if self._exports.images.get(agreement.name) is agreement.image:
-                client.name, client.session = agreement.name, session
+            if self._find is not None or listed.get(name) is image:
+                client.name, client.session = name, session
                 return
         session.close()
         raise exceptions.NotFound('the export was removed')

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import socket
 import ssl
 import time
@@ -77,6 +79,15 @@ class Line:
             self.sock, server_side=True, do_handshake_on_connect=False
         )
         self.sock.do_handshake()
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What takes time meanwhile is not the client's fault."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._end += time.monotonic() - started
 
     def begin(self) -> None:
         """The negotiation is over: take as long as it takes."""

@@ -9,7 +9,7 @@ told, and nothing that was agreed counts after it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Iterable
 import struct
 import typing
 
@@ -75,7 +75,10 @@ class Negotiation:
     """With one client. Blocks until it has decided.
 
     :param line: the connection
-    :param exports: by name
+    :param exports: what is listed
+    :param find: the image of a name, listed or not; may block. The client
+        is told the text of any
+        :class:`~oslo_transfer.exceptions.TransferError`
     :param tls: the server has TLS: nothing goes without
     :param enter: called before the client is told that it can go on; what
         it raises is a refusal
@@ -84,12 +87,16 @@ class Negotiation:
     def __init__(
         self,
         line: Line,
-        exports: Mapping[str, exported.Exported],
+        exports: Iterable[str],
+        find: Callable[[str], exported.Exported],
         tls: bool,
         enter: Callable[[Agreement], None],
     ) -> None:
         self._line = line
         self._exports = exports
+        self._find = find
+        # The client says several times which one it wants.
+        self._found: tuple[str, exported.Exported] | None = None
         self._tls = tls
         self._enter = enter
         self._secured = False
@@ -160,13 +167,44 @@ class Negotiation:
 
     def _at_once(self, data: bytes) -> None:
         """EXPORT_NAME, which has no way to say no."""
-        name = _text(data)
-        image = self._exports.get(name)
-        if image is None or (self._tls and not self._secured):
-            raise Refused('an export that it cannot have')
+        if self._tls and not self._secured:
+            raise Refused('an export without TLS')
+        try:
+            name, image = self._look_up(data)
+        except exceptions.TransferError as exc:
+            raise Refused('an export that it cannot have') from exc
         self._agree(name, image)
         found = struct.pack('>QH', image.size, self._flags())
         self._line.sendall(found + (bytes(124) if self._zeroes else b''))
+
+    def _look_up(self, said: bytes) -> tuple[str, exported.Exported]:
+        """An export's name, and its image; blocks.
+
+        :raises TransferError: it cannot be had
+        """
+        if len(said) > MOST_NAME:
+            raise exceptions.NotFound('no name of an export is so long')
+        try:
+            name = said.decode()
+        except UnicodeDecodeError:
+            raise exceptions.NotFound(
+                'there is no such export: the name is not UTF-8'
+            ) from None
+        if self._found is None or self._found[0] != name:
+            self._found = None
+            self._found = name, self._find(name)
+        return self._found
+
+    def _deny(self, kind: int, why: exceptions.TransferError) -> None:
+        """Say why there is no such export for this client."""
+        denied = isinstance(
+            why, (exceptions.PolicyRefused, exceptions.AccessDenied)
+        )
+        self._reply(
+            kind,
+            Reply.ERR_POLICY if denied else Reply.ERR_UNKNOWN,
+            str(why).encode(errors='replace')[:MOST_NAME],
+        )
 
     def _agree(self, name: str, image: exported.Exported) -> None:
         self._enter(
@@ -206,12 +244,13 @@ class Negotiation:
 
     def _info(self, kind: int, data: bytes) -> bool:
         parts = _Parts(data)
-        name = _text(parts.string())
+        said = parts.string()
         wanted = parts.numbers('H', parts.number('H'))
         parts.end()
-        image = self._exports.get(name)
-        if image is None:
-            self._reply(kind, Reply.ERR_UNKNOWN, b'there is no such export')
+        try:
+            name, image = self._look_up(said)
+        except exceptions.TransferError as exc:
+            self._deny(kind, exc)
             return False
         if kind == Option.GO:
             try:
@@ -248,11 +287,13 @@ class Negotiation:
         if not self._structured:
             raise _Invalid('it takes structured replies')
         parts = _Parts(data)
-        name = _text(parts.string())
+        said = parts.string()
         queries = [parts.string() for _ in range(parts.number('I'))]
         parts.end()
-        if name not in self._exports:
-            self._reply(kind, Reply.ERR_UNKNOWN, b'there is no such export')
+        try:
+            name, _image = self._look_up(said)
+        except exceptions.TransferError as exc:
+            self._deny(kind, exc)
             return
         if sets:
             found = wire.ALLOCATION in queries
@@ -298,8 +339,3 @@ class _Parts:
 def _expect_nothing(data: bytes) -> None:
     if data:
         raise _Invalid('it has no data')
-
-
-def _text(name: bytes) -> str:
-    # What is no UTF-8 names nothing; surrogates are in no name of ours.
-    return name.decode('utf-8', 'surrogateescape')

@@ -79,11 +79,19 @@ def query(name, *queries):
     )
 
 
-def negotiate(*options, tls=False, flags=3):
+def find_listed(name):
+    if name not in IMAGES:
+        raise exceptions.NotFound('there is no such export')
+    return IMAGES[name]
+
+
+def negotiate(*options, tls=False, flags=3, find=find_listed):
     """Returns what was agreed upon, and the replies to each option."""
     line = Line(struct.pack('>I', flags) + b''.join(options))
     agreed = []
-    done = nbd_options.Negotiation(line, IMAGES, tls, agreed.append).run()
+    done = nbd_options.Negotiation(
+        line, IMAGES, find, tls, agreed.append
+    ).run()
     assert done == bool(agreed)
     assert line.sent.startswith(b'NBDMAGICIHAVEOPT\0\3')
     return agreed, replies(line.sent[18:]), line
@@ -161,6 +169,70 @@ def test_unknown_export(kind):
         ((_kind, reply, text),) = asked(option(kind, wire.go(name)))
         assert reply == Reply.ERR_UNKNOWN
         assert b'no such export' in text
+
+
+@pytest.mark.parametrize(
+    ('error', 'reply'),
+    [
+        (exceptions.NotFound, Reply.ERR_UNKNOWN),
+        (exceptions.InvalidEndpoint, Reply.ERR_UNKNOWN),
+        (exceptions.Unavailable, Reply.ERR_UNKNOWN),
+        (exceptions.PolicyRefused, Reply.ERR_POLICY),
+        (exceptions.AccessDenied, Reply.ERR_POLICY),
+    ],
+)
+@pytest.mark.parametrize(
+    'kind',
+    [Option.INFO, Option.GO, Option.SET_META_CONTEXT],
+)
+def test_names_that_cannot_be_found(kind, error, reply):
+    """The client learns why, and may go on."""
+
+    def find(name):
+        raise error(f'no {name}, for a r\xe9ason ' + 'x' * 5000)
+
+    data = (
+        query(b'http://far/image', wire.ALLOCATION)
+        if kind == Option.SET_META_CONTEXT
+        else wire.go(b'http://far/image')
+    )
+    _, (told_kind, told, text) = asked(
+        STRUCTURED, option(kind, data), find=find
+    )
+    assert (told_kind, told) == (kind, reply)
+    assert text.decode('utf-8', 'ignore').startswith('no http://far/image, f')
+    assert len(text) <= 4096
+    with pytest.raises(nbd_options.Refused):
+        negotiate(option(Option.EXPORT_NAME, b'http://far/i'), find=find)
+
+
+def test_a_name_is_looked_up_once():
+    """However often a client says it: each look-up may ask an origin."""
+    found = []
+
+    def find(name):
+        found.append(name)
+        return IMAGES['']
+
+    name = 'http://far/gr\xf6\xdfer'.encode()
+    agreed, _, _ = negotiate(
+        STRUCTURED,
+        option(Option.INFO, wire.go(name)),
+        option(Option.SET_META_CONTEXT, query(name, wire.ALLOCATION)),
+        option(Option.GO, wire.go(name)),
+        find=find,
+    )
+    assert agreed == [(name.decode(), IMAGES[''], True, True)]
+    assert found == [name.decode()]
+
+
+@pytest.mark.parametrize('name', [b'x' * 4097, b'\xff', b'\xed\xa0\x80'])
+@pytest.mark.parametrize('kind', [Option.INFO, Option.GO])
+def test_nobody_is_asked_for_what_is_no_name(kind, name):
+    ((_kind, reply, _text),) = asked(
+        option(kind, wire.go(name)), find=lambda name: pytest.fail(name)
+    )
+    assert reply == Reply.ERR_UNKNOWN
 
 
 @pytest.mark.parametrize('flags', [0, 1, 2, 3])
@@ -308,7 +380,7 @@ def test_tls_comes_first():
 def test_what_was_agreed_before_tls_does_not_count(monkeypatch):
     """Were it told at all."""
     line = Line(b'\0\0\0\3' + option(Option.STARTTLS) + ABORT)
-    talk = nbd_options.Negotiation(line, IMAGES, True, print)
+    talk = nbd_options.Negotiation(line, IMAGES, find_listed, True, print)
     talk._structured, talk._context = True, ''
     talk.run()
     assert (talk._structured, talk._context) == (False, None)
@@ -353,7 +425,9 @@ def test_any_bytes(data, tls, refuses):
     agreed = []
     enter = refuse if refuses else agreed.append
     try:
-        done = nbd_options.Negotiation(line, IMAGES, tls, enter).run()
+        done = nbd_options.Negotiation(
+            line, IMAGES, find_listed, tls, enter
+        ).run()
     except (EOFError, nbd_options.Refused, exceptions.NotFound):
         done = False
     assert done <= bool(agreed)
