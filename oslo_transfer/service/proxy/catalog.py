@@ -44,6 +44,7 @@ Opened = _opened.Opened
 # Seconds between two looks at what nobody reads, and at all the rest.
 _LOOK, _SWEEP = 1.0, 30.0
 _PATIENCE = 3.0
+_REFUSALS = (exceptions.AccessDenied, exceptions.PolicyRefused)
 # Requests that are known: what they ask for was taken apart already.
 _MOST_KNOWN = 10000
 
@@ -168,7 +169,7 @@ class Catalog:
             self._access.check_reader(asked.fields)
             endpoint = self._policy.asked(asked.target, asked.path)
             via = self._via.through(asked.fields.get('via'))
-        except exceptions.TransferError:
+        except _REFUSALS:
             self.refused += 1
             raise
         proof = self._access.proof_of(asked.fields)
@@ -196,7 +197,7 @@ class Catalog:
             return self._grants.get(
                 _grants.Asking(endpoint, proof, via), again=again
             )
-        except (exceptions.AccessDenied, exceptions.PolicyRefused):
+        except _REFUSALS:
             self.refused += 1
             raise
 
