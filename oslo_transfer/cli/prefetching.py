@@ -181,13 +181,13 @@ class Center:
     # By a proxy of this library
 
     def _hand_over(self, task: Task, proxy: datacenters.Proxy) -> None:
-        # Refuses what would show secrets to others.
         end = ends.end_of(task.location, self._call.driver)
-        proxied.through(proxy, end, None)
+        # Refuses what would show secrets to others.
+        made = proxied.through(proxy, end, None)
         wanted: dict[str, typing.Any] = {
-            'url': task.location.url,
+            'url': end.endpoint.without_userinfo().text(),
             'kind': task.kind,
-            'headers': _headers(task.location),
+            'headers': _headers(made),
         }
         if task.trace is not None:
             wanted['iolog'] = task.trace.dump('image').decode('ascii')

@@ -205,12 +205,12 @@ class ProxyClient:
                     answer = response.read(_MAX_ANSWER + 1)
                 except (http.client.HTTPException, ValueError) as exc:
                     raise refused or self._nonsense() from exc
+                if len(answer) > _MAX_ANSWER:
+                    raise self._nonsense()
                 if response.length:
                     raise exceptions.Unavailable(
                         f'{self.where}: the connection broke'
                     )
-        if len(answer) > _MAX_ANSWER:
-            raise self._nonsense()
         return response.status, answer
 
     def _connect(self) -> sockets.WatchedSocket:

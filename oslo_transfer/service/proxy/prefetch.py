@@ -39,6 +39,8 @@ AT_ONCE = 4
 MOST = 1000
 # Seconds between two tries while the origin cannot be reached.
 _SHORTEST, _LONGEST = 1.0, 60.0
+# Seconds for those that run to notice that they have to end.
+_PATIENCE = 2.0
 # What is handed over at once, in bytes, where there is no limit; else it is
 # what comes in a second.
 _PIECE = 8 << 20
@@ -55,6 +57,8 @@ class Job:
         self.cancelled = threading.Event()
         #: Why it does not get on now.
         self.problem = ''
+        #: What runs it.
+        self.future: futures.Future[None] | None = None
         self._plan: _plan.Plan | None = None
         self._since: float | None = None
         self._made: hydrate.Prefetch | None = None
@@ -150,13 +154,20 @@ class Prefetches:
         for record in found:
             job = self._jobs[record.id] = Job(record)
             if record.ended is None:
-                self._pool.submit(self._run, job)
+                self._submit(job)
 
     def close(self) -> None:
         """End within a second or two; the next process goes on."""
         self._ctx.stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            running = [job.future for job in self._jobs.values() if job.future]
+        # One that waits for an origin ends with the catalog.
+        futures.wait(running, _PATIENCE)
         self._records.close()
+
+    def _submit(self, job: Job) -> None:
+        job.future = self._pool.submit(self._run, job)
 
     # What can be asked
 
@@ -197,7 +208,7 @@ class Prefetches:
             job = self._jobs[record.id] = Job(record)
             self._drop_old()
         LOG.info('prefetch %s of %s is asked for', record.id, record.origin)
-        self._pool.submit(self._run, job)
+        self._submit(job)
         return job.now(), True
 
     def all(self) -> list[Record]:
