@@ -52,6 +52,8 @@ COMMANDS = (
     'strategy list',
     'attachment list',
     'detach',
+    'prefetch',
+    'prefetch list',
     'cleanup',
     'serve',
     'cache list',
