@@ -40,6 +40,8 @@ _PROOFS = ('authorization', 'proxy-authorization', 'x-auth-token')
 # Of answers that have no body (RFC 9110, 6.4.1).
 _EMPTY = (204, 304)
 _TYPE = 'Content-Type: application/octet-stream\r\n'
+# A browser that shows pages of this server must not run what images have.
+_NO_SCRIPT = 'X-Content-Type-Options: nosniff\r\n'
 
 
 class Part(typing.NamedTuple):
@@ -122,7 +124,7 @@ def _ranges(
 
 
 def _about(image: exported.Exported) -> str:
-    return f'ETag: "{image.etag}"\r\nAccept-Ranges: bytes\r\n'
+    return f'ETag: "{image.etag}"\r\nAccept-Ranges: bytes\r\n{_NO_SCRIPT}'
 
 
 def _multipart(
@@ -185,7 +187,7 @@ def error(
     body = f'{why}\n'.encode(errors='replace')
     text = _text(
         status,
-        f'{more}Content-Type: text/plain; charset=utf-8\r\n'
+        f'{more}Content-Type: text/plain; charset=utf-8\r\n{_NO_SCRIPT}'
         f'Content-Length: {len(body)}\r\n',
         request,
     )

@@ -62,6 +62,7 @@ def test_whole():
         'Content-Type': 'application/octet-stream',
         'ETag': TAG,
         'Accept-Ranges': 'bytes',
+        'X-Content-Type-Options': 'nosniff',
     }
     assert sent == 1000
 
