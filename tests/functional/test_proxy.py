@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import urllib.error
 
 import pytest
@@ -158,7 +159,7 @@ def test_tokens_that_are_taken_away(make, here, server):
 
 def test_certificates(make, server, certs, conf, tmp_path):
     """Who has none gets nothing, neither by HTTP nor by NBD."""
-    cert_file, key_file = certs.leaf('good')
+    cert_file, key_file = certs.pair('good')
     proxy = make(
         origins=server.origin,
         cert_file=cert_file,
@@ -168,7 +169,7 @@ def test_certificates(make, server, certs, conf, tmp_path):
     url = server.put('/image', DATA)
     for name, value in zip(
         ('ca_file', 'cert_file', 'key_file'),
-        (certs.ca_file, *certs.leaf('client')),
+        (certs.ca_file, *certs.pair('client')),
     ):
         conf.set_override(name, value, 'oslo_transfer_http')
         conf.set_override(name, value, 'oslo_transfer_nbd')
@@ -184,12 +185,12 @@ def test_certificates(make, server, certs, conf, tmp_path):
             oslo_transfer.copy(source, dst, conf=conf, overwrite=True)
 
 
-def test_tokens_need_certificates_for_nbd(make, here, server):
+def test_tokens_need_certificates_for_nbd(here):
     (here / 'tokens').write_text('host-a\n')
-    with pytest.raises(AssertionError, match='needs ca_file'):
-        make(
-            origins=server.origin, tokens_file=here / 'tokens', nbd_port=10809
-        )
+    options = {'tokens_file': here / 'tokens', 'nbd_port': 10809}
+    made = proxy_service.ProxyService(here, {'oslo_transfer_proxy': options})
+    done = made.run('serve', '--role', 'proxy')
+    assert done.returncode and 'needs ca_file' in done.stderr
 
 
 # Versions
@@ -426,20 +427,42 @@ def test_the_origin_goes_away(make, server):
 def test_a_guest_reads_over_a_restart(proxy, server):
     """It connects again by itself, and misses nothing."""
     url = server.put('/image', DATA)
-    with qemu_io.QemuIo(nbd_options(proxy, url)) as guest:
+    address = proxy.nbd_uri('').removeprefix('nbd://').rstrip('/')
+    host, _, port = address.partition(':')
+    image = (
+        f'driver=nbd,server.type=inet,server.host={host},'
+        f'server.port={port},export={url},reconnect-delay=20'
+    )
+    with qemu_io.QemuIo(image, ('-r', '--image-opts')) as guest:
         guest.ask(f'read -P {DATA[0]} 0 1')
         assert 'read 1/1' in guest.answer(20)
         assert proxy.stop() == 0
         guest.ask('read -v 512 16')
         proxy.start()
         told = guest.answer(20)
-        assert 'read 16/16' in told
-    assert proxy.get(url) == DATA
+    assert 'read 16/16' in told
+    assert DATA[512:528].hex(' ') in told
 
 
-def nbd_options(proxy, name):
-    host, _, port = proxy._nbd.rpartition(':')
-    return (
-        f'driver=nbd,server.type=inet,server.host={host},'
-        f'server.port={port},export={name},reconnect-delay=20'
+def test_exports(make, server, conf, tmp_path):
+    """By name and by URL; what may not be had is told to the client."""
+    url = server.put('/image', DATA)
+    proxy = make(origins=server.origin, names=f'golden:{url}')
+    dst = tmp_path / 'image'
+    for name in ('golden', url):
+        oslo_transfer.copy(
+            proxy.nbd_uri(name), dst, conf=conf, overwrite=True, **SHA256
+        )
+    assert server.bytes_sent() == len(DATA) + 1
+    for name in ('other', 'http://elsewhere.example/', ''):
+        with pytest.raises(oslo_transfer.TransferError):
+            oslo_transfer.copy(
+                proxy.nbd_uri(name), dst, conf=conf, overwrite=True
+            )
+    told = subprocess.run(
+        ['qemu-img', 'info', proxy.nbd_uri('http://elsewhere.example/')],
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
+    assert 'origins' in told.stderr

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import os
 import selectors
 import subprocess
@@ -13,17 +14,23 @@ _PROMPT = b'qemu-io> '
 
 
 class QemuIo:
-    """Has a qcow2 image open; a context manager.
+    """Has an image open; a context manager.
 
-    :param image: its path
+    :param image: the path of a qcow2 image; see ``options``
+    :param options: others of qemu-io
     """
 
-    def __init__(self, image: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        image: str | os.PathLike[str],
+        options: Sequence[str] = ('-f', 'qcow2'),
+    ) -> None:
         self._image = image
+        self._options = options
 
     def __enter__(self) -> typing.Self:
         self._process = subprocess.Popen(
-            ['qemu-io', '-f', 'qcow2', self._image],
+            ['qemu-io', *self._options, self._image],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -128,6 +128,7 @@ class ProxyRole(role.Role):
                 ),
                 tls=context,
                 most=group.max_connections,
+                find=self._catalog.export,
             )
             stack.enter_context(self._nbd)
 
