@@ -19,8 +19,8 @@ class Asked(typing.NamedTuple):
     :ivar method: as it came
     :ivar target: origin-form with the query, as it came: nothing is decoded
     :ivar path: decoded, without the query; always begins with a slash
-    :ivar fields: headers by name in lower case, ISO 8859-1;
-        ``x-request-id`` is among them where :class:`Gate` may block
+    :ivar fields: headers by name in lower case, ISO 8859-1; Range may be
+        left out, and ``x-request-id`` is there where the gate may block
     :ivar peer: address of the client, for logs
     """
 
