@@ -35,6 +35,10 @@ Opener = Callable[
 ]
 
 
+# Bytes of an image that a boot may read all of.
+_SMALL = 256 << 20
+
+
 class Shared:
     """An image, and who uses it.
 
@@ -76,6 +80,8 @@ class Shared:
         self._unused: list[base.Source] = []
         self._rate: int | None = None
         self._expected: _digest.Expected | None = None
+        # Who reads most of a large one copies it: that tells of no boot.
+        self._most_hot = max(_SMALL, blocks.size // 2)
         # Before anybody reads it.
         self._was_here = blocks.present > 0
         self._path = path
@@ -170,8 +176,10 @@ class Shared:
 
     def hot(self) -> bytearray:
         """A byte for each block: 1 where it is of the trace."""
-        found = self.recorder.seen()
         size = self.blocks.block_bytes
+        found = self.recorder.seen()
+        if found.count(1) * size > self._most_hot:
+            found = bytearray(len(found))
         for touch in self._saved.clipped(self.blocks.size).touches:
             first = touch.offset // size
             end = -(-(touch.offset + touch.length) // size)
@@ -192,6 +200,8 @@ class Shared:
             if noted == self._saved:
                 return
             new, old = _bytes(noted), _bytes(self._saved)
+            if new > self._most_hot:
+                return
             # A mere look at an image is not to replace what a boot has read,
             # nor what a guest reads later on, when the service was started
             # again.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import urllib.parse
 
 import pytest
@@ -439,6 +440,38 @@ def test_users_are_let_go_of(catalog, server, monkeypatch):
         get(catalog, url, {'x-auth-token': name})
     server.require_token('/image', {'three'})
     assert read(get(catalog, url, {'x-auth-token': 'one'})) == DATA
+
+
+def test_a_copy_is_no_boot(make, server, monkeypatch):
+    """What was read of a large image as a whole tells nothing."""
+    monkeypatch.setattr('oslo_transfer.service.images._SMALL', 4 * BLOCK)
+    url = server.put('/image', DATA)
+    with make() as catalog:
+        image = get(catalog, url)
+        read(image, 0, 3 * BLOCK)
+        shared = only(catalog).shared
+        assert shared.hot().count(1) == 3
+        (touch,) = shared.trace().touches
+        read(image)
+        assert shared.hot().count(1) == 3
+        assert shared.trace().touches == (touch,)
+
+
+def test_the_clock_of_the_host_jumps(make, server, monkeypatch):
+    """A grant holds for as long as it should, and what is here stays."""
+    url = server.put('/image', DATA)
+    with make() as catalog:
+        image = get(catalog, url)
+        read(image)
+        now = time.time
+        for jump in (-1e9, 1e9):
+            monkeypatch.setattr(time, 'time', lambda jump=jump: now() + jump)
+            assert catalog.find(asked(url)) is image
+            assert read(image) == DATA
+        (found,) = catalog.all()
+    monkeypatch.undo()
+    with make() as catalog:
+        assert only(catalog).here == len(DATA)
 
 
 def test_limits(make, configure, server):
