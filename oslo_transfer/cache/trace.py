@@ -144,6 +144,15 @@ class Trace:
             for touch in sorted(self.touches, key=lambda touch: touch.offset)
         )
 
+    def blocks(self, size: int, block_bytes: int) -> bytearray:
+        """A byte for each block of an image: 1 where it was touched."""
+        found = bytearray(-(-size // block_bytes))
+        for _time, offset, length in self.clipped(size).touches:
+            first = offset // block_bytes
+            end = -(-(offset + length) // block_bytes)
+            found[first:end] = b'\1' * (end - first)
+        return found
+
     def clipped(self, size: int) -> Trace:
         """Without what is behind the end of an image of a size in bytes."""
         return Trace(

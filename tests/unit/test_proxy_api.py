@@ -238,6 +238,19 @@ def test_map(proxy, image):
     assert sum(count for _state, count in found['runs']) == found['blocks']
 
 
+def test_looking_opens_nothing(proxy, image, server):
+    """Nothing is fetched for a page that shows images nobody reads."""
+    path = f'/v1/proxy/maps/{image["id"]}'
+    traced = path.replace('maps', 'traces')
+    before = proxy.get(path), proxy.get(traced)
+    opened = proxy.catalog.get(image['id'])
+    waiting.until(lambda: opened.close_if_idle(0))
+    was = opened.used, len(server.requests)
+    assert (proxy.get(path), proxy.get(traced)) == before
+    assert opened.shared is None
+    assert (opened.used, len(server.requests)) == was
+
+
 def test_map_of_what_was_read_later(proxy, url, image):
     """What is not read for the first time by a reader is not hot."""
     proxy.ended(proxy.prefetch(url=url, kind='full'))

@@ -30,7 +30,6 @@ from oslo_transfer.service.proxy import rates
 from oslo_transfer.service import role
 
 if typing.TYPE_CHECKING:
-    from oslo_transfer.service import images
     from oslo_transfer.service.proxy import catalog as _catalog
     from oslo_transfer.service.proxy import prefetch as _prefetch
 
@@ -273,8 +272,7 @@ class Api:
 
     def _map(self, name: str, _body: Mapping[str, typing.Any]) -> role.Reply:
         image = self._catalog.get(name)
-        with self._catalog.using(image) as shared:
-            states = _states(shared)
+        states = _states(image)
         return http.HTTPStatus.OK, {
             'blocks': image.blocks,
             'block_bytes': image.block_bytes,
@@ -285,16 +283,8 @@ class Api:
         }
 
     def _trace(self, name: str, _body: Mapping[str, typing.Any]) -> role.Reply:
-        image = self._catalog.get(name)
-        with self._catalog.using(image) as shared:
-            found = shared.trace()
-        if not found.touches:
-            raise exceptions.NotFound(
-                f'nobody has noted yet what is read of {image.where} first'
-            )
-        return http.HTTPStatus.OK, {
-            'iolog': found.dump('image').decode('ascii')
-        }
+        found = self._catalog.get(name).trace().dump('image')
+        return http.HTTPStatus.OK, {'iolog': found.decode('ascii')}
 
     def _pin(self, name: str, _body: Mapping[str, typing.Any]) -> role.Reply:
         self._catalog.pin(name, True)
@@ -323,14 +313,14 @@ class Api:
         return http.HTTPStatus.OK, self._prefetches.cancel(name).fields()
 
 
-def _states(shared: images.Shared) -> bytearray:
+def _states(image: _catalog.Opened) -> bytearray:
     """The number of its state for each block."""
-    here = int.from_bytes(shared.blocks.presence(), 'little')
-    hot = int.from_bytes(shared.hot(), 'little')
+    here = int.from_bytes(image.presence(), 'little')
+    hot = int.from_bytes(image.hot(), 'little')
     # All at once: an image can have millions of blocks.
     found = here + (here & hot)
-    states = bytearray(found.to_bytes(shared.blocks.count, 'little'))
-    for index in shared.image.under_way():
+    states = bytearray(found.to_bytes(image.blocks, 'little'))
+    for index in image.under_way():
         if not states[index]:
             states[index] = _FLIGHT
     return states

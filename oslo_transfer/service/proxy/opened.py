@@ -22,6 +22,7 @@ from oslo_transfer.service.proxy import records as _records
 if typing.TYPE_CHECKING:
     from oslo_transfer.cache import reader as _reader
     from oslo_transfer.cache import store as _store
+    from oslo_transfer.cache import trace as _trace
     from oslo_transfer.drivers import base
     from oslo_transfer.service import cached
 
@@ -340,6 +341,44 @@ class Opened:
                             blocks.present * blocks.block_bytes, self.size
                         )
                     )
+
+    # Looked at without being used: nothing is opened for it
+
+    def presence(self) -> bytearray:
+        """A byte for each block: 1 where it is here; blocks for the disk.
+
+        :raises TransferError: the disk does not work
+        """
+        shared = self.shared
+        if shared is not None:
+            return shared.blocks.presence()
+        with self._store.looked_at(self.id) as blocks:
+            if blocks is None:
+                return bytearray(self.blocks)
+            return blocks.presence()
+
+    def under_way(self) -> list[int]:
+        """The numbers of the blocks that are coming."""
+        shared = self.shared
+        return [] if shared is None else shared.image.under_way()
+
+    def trace(self) -> _trace.Trace:
+        """What is read of it first; blocks for the disk.
+
+        :raises NotFound: nobody has noted that yet
+        :raises TransferError: it cannot be read
+        """
+        return self._images.trace(self.kept.asked(self.id, {}))
+
+    def hot(self) -> bytearray:
+        """A byte for each block: 1 where it is of the trace."""
+        shared = self.shared
+        if shared is not None:
+            return shared.hot()
+        try:
+            return self.trace().blocks(self.size, self.block_bytes)
+        except exceptions.TransferError:
+            return bytearray(self.blocks)
 
     def mistrust(self) -> None:
         """Somebody has found that it is wrong: have it fetched again.
