@@ -62,6 +62,9 @@ class NotFound(TransferError):
 class AccessDenied(TransferError):
     """The peer or the file system refused the credentials in use."""
 
+    #: Whether they prove nothing (any more), so that newer ones may help.
+    unproven: bool = False
+
 
 class NoSpace(TransferError):
     """The destination cannot hold the data."""

@@ -56,7 +56,8 @@ class Gate(typing.Protocol):
     NotFound                    404
     InvalidEndpoint             400
     PolicyRefused               403
-    AccessDenied                403, or 401 where he did not say who he is
+    AccessDenied                403, or 401 where he did not say who he is,
+                                or proves it no more
     SourceChanged               502
     others that are retryable   503, with ``Retry-After``
     others                      502

@@ -209,9 +209,9 @@ def refused(
     more = ''
     if status == 503:
         more = f'Retry-After: {_RETRY_AFTER}\r\n'
-    elif isinstance(
-        why, exceptions.AccessDenied
-    ) and request.head.fields.keys().isdisjoint(_PROOFS):
+    elif isinstance(why, exceptions.AccessDenied) and (
+        why.unproven or request.head.fields.keys().isdisjoint(_PROOFS)
+    ):
         status, more = 401, 'WWW-Authenticate: Bearer\r\n'
     return error(status, str(why), request, more)
 

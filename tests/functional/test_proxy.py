@@ -77,6 +77,15 @@ def status_of(proxy, url, headers=None):
         return error.code, error.read().decode()
 
 
+@contextlib.contextmanager
+def cut_after(count, proxy, url):
+    """The URL of a proxy that gives only so many bytes."""
+    port = int(proxy.url.rpartition(':')[2])
+    with _relay.Relay(port, cut_after=count) as relay:
+        near = f'http://127.0.0.1:{relay.port}'
+        yield proxy.of(url).replace(proxy.url, near)
+
+
 def test_one_crossing(proxy, server):
     """However many ask at once."""
     url = server.put('/image', DATA)
@@ -130,13 +139,14 @@ def test_each_asks_as_himself(make, here, server):
 
     assert proxy.get(url, shown('host-a', 'alice')) == DATA
     assert proxy.get(url, shown('host-b', 'bob')) == DATA
-    for host, user in [('host-a', 'carol'), ('host-c', 'alice')]:
-        assert status_of(proxy, url, shown(host, user))[0] == 403
+    # Newer credentials may help with the origin, not with the proxy.
+    assert status_of(proxy, url, shown('host-a', 'carol'))[0] == 401
+    assert status_of(proxy, url, shown('host-c', 'alice'))[0] == 403
     assert status_of(proxy, url, {'X-Auth-Token': 'alice'})[0] == 403
     assert status_of(proxy, url)[0] == 401
     # What the origin takes back is gone, though it is here.
     server.require_token('/image', {'bob'})
-    assert status_of(proxy, url, shown('host-a', 'alice'))[0] == 403
+    assert status_of(proxy, url, shown('host-a', 'alice'))[0] == 401
     assert proxy.get(url, shown('host-b', 'bob')) == DATA
     assert server.bytes_sent() < len(DATA) + BLOCK
     for request in server.requests:
@@ -144,6 +154,24 @@ def test_each_asks_as_himself(make, here, server):
     for each in here.rglob('*'):
         if each.is_file() and each != here / 'tokens':
             assert not {'alice', 'host-a'} & {*each.read_bytes().split()}
+
+
+def test_a_token_that_has_ended(make, server, conf, tmp_path):
+    """It is renewed, as if the origin were asked."""
+    proxy = make(origins=server.origin, grant_seconds=0)
+    url = server.put('/image', DATA)
+    server.require_token('/image', {'old'})
+    assert proxy.get(url, {'X-Auth-Token': 'old'}) == DATA
+    server.require_token('/image', {'new'})
+    credentials = oslo_transfer.TokenCredentials('old', lambda: 'new')
+    dst = tmp_path / 'image'
+    oslo_transfer.copy(
+        oslo_transfer.Location(proxy.of(url), credentials=credentials),
+        dst,
+        conf=conf,
+    )
+    assert dst.read_bytes() == DATA
+    assert credentials.headers() == {'X-Auth-Token': 'new'}
 
 
 def test_tokens_that_are_taken_away(make, here, server):
@@ -216,12 +244,7 @@ def test_a_copy_goes_on_at_the_origin(proxy, server, conf, tmp_path):
     """The proxy names versions as the origin does."""
     url = server.put('/image', DATA)
     dst = tmp_path / 'image'
-    with _relay.Relay(
-        int(proxy.url.rpartition(':')[2]), cut_after=2 * MIB
-    ) as relay:
-        cut = proxy.of(url).replace(
-            proxy.url, f'http://127.0.0.1:{relay.port}'
-        )
+    with cut_after(2 * MIB, proxy, url) as cut:
         result = oslo_transfer.copy([cut, url], dst, conf=conf)
     assert dst.read_bytes() == DATA
     # Without a digest nothing but the ETag lets the bytes be joined.
@@ -275,7 +298,7 @@ def test_a_chain_with_tokens(make, here, server):
     server.require_token('/image', {'alice'})
     assert near.get(url, {'X-Auth-Token': 'alice'}) == DATA
     assert far.image(url)['bytes_served'] > len(DATA) - 1
-    assert status_of(near, url, {'X-Auth-Token': 'bob'})[0] == 403
+    assert status_of(near, url, {'X-Auth-Token': 'bob'})[0] == 401
 
 
 def test_an_upstream_dies(make, server, conf, tmp_path):

@@ -134,10 +134,12 @@ class Client:
                     if isinstance(answer, message.Response):
                         return answer
                 else:
-                    raise exceptions.AccessDenied(
+                    denied = exceptions.AccessDenied(
                         f'{self._endpoint}: the server answers 401 '
                         f'Unauthorized; check the credentials'
                     )
+                    denied.unproven = True
+                    raise denied
             if answer.status not in _REDIRECTS or (
                 # That one leads to something else, to be read (RFC 9110,
                 # 15.4.4).
@@ -341,7 +343,8 @@ def error_for(
     text = f'{where}: the server answers {status} {phrase}'.rstrip()
     error: exceptions.TransferError
     if status in (401, 403):
-        error = exceptions.AccessDenied(text)
+        error = denied = exceptions.AccessDenied(text)
+        denied.unproven = status == 401
     elif status == 407:
         error = exceptions.AccessDenied(f'{text} (the proxy)')
     elif status in (404, 410):
