@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 import signal
 import subprocess
 import tempfile
@@ -296,6 +297,18 @@ def test_a_limit_for_all_together(prefetch, url, lab):
     prefetch.configure(link_bytes_per_second=4 * MIB)
     rows = prefetch(url, other, '--no-progress', centers=['near'])
     assert max(row['seconds'] for row in rows) > 1.2
+
+
+def test_progress_of_all_together(prefetch, url, monkeypatch):
+    with monkeypatch.context() as patch:
+        master = test_cli.on_terminal(patch, 60)
+        rows = prefetch(url, '--rate-limit', '4M')
+        shown = test_cli.all_of(master)
+    assert [row['state'] for row in rows] == ['done', 'done']
+    lines = shown.rstrip().split('\r')[1:]
+    assert ' / 8.0 MiB' in shown
+    assert any(re.match(r' *[1-9]\d?%', line) for line in lines), shown
+    assert lines[-1].startswith('100%')
 
 
 def test_ctrl_c(lab, prefetch, url):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 
 import pytest
 
@@ -174,6 +175,23 @@ def test_the_same_is_done_once(proxy, url, server):
         assert other != first
     proxy.ended(first)
     proxy.ended(other)
+
+
+def test_who_reads_goes_first(proxy, server):
+    """K-25: all streams are busy for long with what nobody waits for."""
+    size = 64 << 20
+    data = resource.Virtual(size)
+    url = server.put('/large', data, rate=2 << 20)
+    identifier = proxy.prefetch(url=url, kind='full')
+    path = f'{BASE}/{identifier}'
+    waiting.until(lambda: proxy.get(path)['bytes_here'])
+    for offset in (size - BLOCK, size // 2, size // 4):
+        started = time.monotonic()
+        assert proxy.read(url, offset, BLOCK) == data(offset, BLOCK)
+        assert time.monotonic() < started + 2
+    assert proxy.get(path)['state'] == 'running'
+    proxy.ask('DELETE', path)
+    proxy.ended(identifier, 'cancelled')
 
 
 def test_it_waits_while_the_origin_is_away(proxy, url, server):
