@@ -42,11 +42,14 @@ class Rates(typing.NamedTuple):
 
 
 class Meter:
-    """Turns the sums of one thing into rates. Not thread-safe."""
+    """Turns the sums of one thing into rates. Not thread-safe.
 
-    def __init__(self) -> None:
+    :param begun: when there was nothing of it yet
+    """
+
+    def __init__(self, begun: float) -> None:
         self._samples: collections.deque[tuple[float, Sums]] = (
-            collections.deque()
+            collections.deque([(begun, Sums())])
         )
 
     def add(self, now: float, sums: Sums) -> None:
@@ -84,7 +87,9 @@ class Accounts:
         self._lock = threading.Lock()
         self._seen: dict[Hashable, Sums] = {}
         self._meters: dict[Hashable, Meter] = {}
-        self._all = Meter()
+        # When it was looked at last.
+        self._noted = time.monotonic()
+        self._all = Meter(self._noted)
         self._total = Sums()
 
     def note(self, images: Mapping[typing.Any, Sums]) -> None:
@@ -101,8 +106,9 @@ class Accounts:
                         for total, new, old in zip(self._total, sums, before)
                     )
                 )
-                self._meters.setdefault(key, Meter()).add(now, sums)
-            self._seen = dict(images)
+                meter = self._meters.setdefault(key, Meter(self._noted))
+                meter.add(now, sums)
+            self._seen, self._noted = dict(images), now
             for key in self._meters.keys() - images.keys():
                 del self._meters[key]
             self._all.add(now, self._total)
