@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from collections.abc import Hashable
 import contextlib
 import threading
@@ -41,6 +42,9 @@ class Slot:
     def __init__(self, transfer: object, writing: bool) -> None:
         self.transfer = transfer
         self.writing = writing
+        #: Closes the socket that holds it, unless that is in use again;
+        #: None where it is in use for all that is known.
+        self.end: Callable[[], bool] | None = None
         self._released = False
         self._socket: weakref.ref[socket.socket] | None = None
 
@@ -104,6 +108,8 @@ class Slots:
             try:
                 while not self._is_next(slot, key, most):
                     ctx.check()
+                    if self._queues[key][0] is slot and self._end_one(key):
+                        continue
                     left = end - time.monotonic()
                     if left <= 0:
                         raise Busy(
@@ -147,6 +153,27 @@ class Slots:
                 for slot in slots:
                     if slot.held_by(old):
                         slot.hold(new)
+
+    def lend(self, sock: socket.socket, end: Callable[[], bool]) -> None:
+        """A connection waits to be used again; others need not wait for it.
+
+        :param end: closes it, and returns True, unless it is in use again;
+            MUST NOT block
+        """
+        with self._changed:
+            for slots in self._taken.values():
+                for slot in slots:
+                    if slot.held_by(sock):
+                        slot.end = end
+            self._changed.notify_all()
+
+    def _end_one(self, key: Hashable) -> bool:
+        """End a connection that nobody uses, if there is one."""
+        for slot in self._taken.get(key, ()):
+            end, slot.end = slot.end, None
+            if end is not None and end():
+                return True
+        return False
 
     def count(self, key: Hashable) -> int:
         """How many are taken."""

@@ -317,6 +317,10 @@ class WatchedSocket:
             secured.settimeout(_context.TICK)
         return 0
 
+    def lend(self, end: typing.Callable[[], bool]) -> None:
+        """Nobody uses it just now: see :meth:`.slots.Slots.lend`."""
+        shared.current().connections.lend(self._sock, end)
+
     def renew(self, ctx: _context.Context | None = None) -> None:
         """Begin a new window of the stall rule.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import heapq
 import os
@@ -363,6 +364,27 @@ def test_tls_keeps_the_slot(conf, certs, works):
         assert taken(port) == 1
         sock.close()
         assert taken(port) == 0
+
+
+def test_what_waits_to_be_used_again_gives_way(conf, server):
+    """Sources that were read from once keep no other from connecting."""
+    conf.set_override('max_connections_per_host', 1, 'oslo_transfer')
+    conf.set_override('queue_timeout', 5.0, 'oslo_transfer')
+    url = server.put('/image', b'0123456789')
+    ctx = _call.Call(conf, None, None, None).ctx.replace(piecemeal=True)
+    location = oslo_transfer.Location(url)
+    with (
+        contextlib.closing(ctx.open_source(location)) as one,
+        contextlib.closing(ctx.open_source(location)) as two,
+    ):
+        for source in (one, two, two, one):
+            with source.stream(3, 2) as stream:
+                assert stream.readinto(bytearray(2)) == 2
+                # One in use does not.
+                other = ctx.replace(deadline=time.monotonic() + 0.2)
+                with pytest.raises(exceptions.DeadlineExceeded):
+                    other.open_source(location)
+    assert server.connections.total >= 3
 
 
 def test_first_come_first_served(conf, peer):

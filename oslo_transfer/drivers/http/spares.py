@@ -32,6 +32,20 @@ class Spares:
                 del self._held[:-_MOST]
         for each in over:
             each.close()
+        # Where there are enough connections, others do not wait for it.
+        watched.lend(lambda: self._end(watched))
+
+    def _end(self, watched: sockets.WatchedSocket) -> bool:
+        """Close one, unless it is in use again."""
+        with self._lock:
+            before = len(self._held)
+            self._held = [
+                each for each in self._held if each[2] is not watched
+            ]
+            if len(self._held) == before:
+                return False
+        watched.close()
+        return True
 
     def take(self, key: object) -> sockets.WatchedSocket | None:
         """One that the server has not ended, the last that was used."""
