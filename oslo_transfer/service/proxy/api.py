@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import logging
 import re
+import threading
 import time
 import typing
 
@@ -83,6 +84,8 @@ class Api:
         self._counts = counts
         self._datacenter = datacenter
         self._accounts = rates.Accounts()
+        # Counts are noted in the order in which they were looked up.
+        self._noting = threading.Lock()
         self._started = time.monotonic()
         self._routes = (
             role.Route('GET', _BASE, self._summary),
@@ -128,8 +131,9 @@ class Api:
         }
 
     def _note(self) -> list[_catalog.Opened]:
-        found = self._catalog.all()
-        self._accounts.note({each.id: _sums_of(each) for each in found})
+        with self._noting:
+            found = self._catalog.all()
+            self._accounts.note({each.id: _sums_of(each) for each in found})
         return found
 
     # The HTTP port
