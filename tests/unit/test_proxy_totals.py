@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 
 from oslo_transfer.service.proxy import api
+from oslo_transfer.service.proxy import rates
 
 
 class Image:
@@ -61,3 +62,18 @@ def test_nothing_is_counted_twice():
     image.others_done.set()
     first.join()
     assert asked.summary()['totals']['bytes_served'] == image.served
+
+
+def test_hits_may_waver():
+    """A miss is one hit less, until what was missed is claimed."""
+    accounts = rates.Accounts()
+    for hits, misses in ((7, 0), (6, 1), (7, 1), (7, 1)):
+        accounts.note({'a1': rates.Sums(1000, 500, hits, misses)})
+    assert accounts.total == (1000, 500, 7, 1)
+
+
+def test_what_was_evicted_begins_anew():
+    accounts = rates.Accounts()
+    for sums in ((1000, 500, 7, 1), (10, 10, 0, 1), (20, 10, 1, 1)):
+        accounts.note({'a1': rates.Sums(*sums)})
+    assert accounts.total == (1020, 510, 8, 2)

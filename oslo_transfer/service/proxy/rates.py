@@ -94,12 +94,14 @@ class Accounts:
 
     def note(self, images: Mapping[typing.Any, Sums]) -> None:
         """Note the counts of the images that there are now."""
-        now = time.monotonic()
+        now, seen = time.monotonic(), {}
         with self._lock:
             for key, sums in images.items():
                 before = self._seen.get(key, Sums())
-                if any(new < old for new, old in zip(sums, before)):
+                if sums[:2] < before[:2]:
                     before = Sums()  # It went, and came back.
+                # Hits are those that were no miss before, so they waver.
+                sums = seen[key] = Sums(*map(max, sums, before))
                 self._total = Sums(
                     *(
                         total + new - old
@@ -108,7 +110,7 @@ class Accounts:
                 )
                 meter = self._meters.setdefault(key, Meter(self._noted))
                 meter.add(now, sums)
-            self._seen, self._noted = dict(images), now
+            self._seen, self._noted = seen, now
             for key in self._meters.keys() - images.keys():
                 del self._meters[key]
             self._all.add(now, self._total)
