@@ -325,7 +325,8 @@ class Demand:
         return True
 
     def _land(self, index: int, flight: Flight) -> None:
-        del self._flights[index]
+        # It has landed already where the cache was closed without waiting.
+        self._flights.pop(index, None)
         flight.landed = True
         if flight.wanted:
             self._landings.notify_all()
