@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from oslo_transfer.cache import fetcher
 from oslo_transfer.cache import trace as _trace
 from oslo_transfer import exceptions
 from oslo_transfer.service.proxy import prefetch
+from oslo_transfer.service.proxy import prefetch_plan
 from oslo_transfer.service.proxy import prefetch_records
 from tests.servers import resource
 from tests.unit import proxies
@@ -260,16 +262,51 @@ def test_more_than_the_cache_holds(make, url):
         assert found['totals']['bytes_fetched'] == 0
 
 
-def test_evicted_as_fast_as_it_comes(make, url, server):
-    """It does not fetch the same over and over."""
+def test_no_room_for_the_map(make, url, server):
+    """The image alone would just fit."""
+    with make(max_bytes=len(DATA)) as proxy:
+        found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
+        assert 'all that it has is in use' in found['problem']
+        assert server.bytes_sent('/image') < 3 * len(DATA)
+
+
+def test_blocks_that_go_as_fast_as_they_come(proxy, url, server, monkeypatch):
+    """The same is not fetched over and over."""
+    here = property(lambda _: 0)
+    monkeypatch.setattr(prefetch_plan.Plan, 'here', here)
+    found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
+    assert 'as fast as they come' in found['problem']
+    assert server.bytes_sent('/image') <= len(DATA) + 1
+
+
+def test_an_image_that_is_closed_meanwhile(proxy, url, server, monkeypatch):
+    """Whoever has closed it: it is opened again."""
+    monkeypatch.setattr(fetcher, '_END', 0.1)
+    with proxies.held(server, DATA, '/image'):
+        identifier = proxy.prefetch(url=url, kind='full')
+        path = f'{BASE}/{identifier}'
+        waiting.until(lambda: proxy.get(path)['image'])
+        opened = proxy.catalog.get(proxy.get(path)['image'])
+        waiting.until(opened.under_way)
+        opened.close()
+    assert proxy.ended(identifier)['bytes_here'] == len(DATA)
+
+
+def test_a_bug_is_told_as_one(proxy, url, monkeypatch, caplog):
+    monkeypatch.setattr(proxy.catalog, 'open', lambda *_: 1 / 0)
+    found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
+    assert 'bug' in found['problem']
+    assert 'ZeroDivisionError' in caplog.text
+
+
+def test_no_room_beside_what_is_pinned(make, url, server):
     other = server.put('/other', DATA)
-    # With the maps, and what is pinned, it does not fit.
     with make(max_bytes=48 * BLOCK) as proxy:
         proxy.ended(proxy.prefetch(url=other, kind='full'))
         (image,) = proxy.get('/v1/proxy/images')['images']
         proxy.ask('POST', f'/v1/proxy/pins/{image["id"]}')
         found = proxy.ended(proxy.prefetch(url=url, kind='full'), 'failed')
-        assert found['problem']
+        assert 'all that it has is in use' in found['problem']
         assert server.bytes_sent('/image') < 4 * len(DATA)
 
 

@@ -300,7 +300,10 @@ class Prefetches:
                     return
                 job.problem = ''
             except exceptions.TransferError as exc:
-                if not exc.retryable:
+                self._check(job)
+                # As it is where somebody has closed the image.
+                cancelled = isinstance(exc, exceptions.TransferCancelled)
+                if not (exc.retryable or cancelled):
                     raise
                 job.problem = str(exc)
             self._sleep(job, pause)
@@ -323,6 +326,7 @@ class Prefetches:
         # Each time, for there may be another version, or another answer.
         opened = self._catalog.open(wanted.url, wanted.headers or None)
         with self._catalog.using(opened) as shared:
+            image = opened.image
             plan = _plan.make(wanted, shared)
             job.found(opened.id, plan)
             limit = self._catalog.statistics()['bytes_limit']
@@ -344,6 +348,8 @@ class Prefetches:
                 raise error
             if (
                 here <= before
+                # Somebody may have closed it.
+                and opened.image is image
                 and failures == shared.image.statistics()['failures']
             ):
                 raise exceptions.NoSpace(
