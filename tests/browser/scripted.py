@@ -70,6 +70,7 @@ def answers() -> dict[str, typing.Any]:
             'version': '1.2.3',
             'uptime_seconds': 7300,
             'datacenter': 'far',
+            'nbd_port': 0,
             'problem': None,
             'totals': {
                 'requests': 1234,

@@ -86,7 +86,12 @@ def test_shows_what_the_api_says(shown):
     ):
         assert line in totals
     image = shown.text('#images')
-    for text in ('http://far.example/a1.raw', '16 MiB, 25 %', '768, 256'):
+    for text in (
+        'http://far.example/a1.raw',
+        '16 MiB',
+        '25 %',
+        '768 of 1,024',
+    ):
         assert text in image
     job = shown.text('#jobs')
     for text in ('hot', 'running', '25 % of 40 MiB', '5 s'):

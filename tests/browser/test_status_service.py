@@ -81,7 +81,9 @@ def test_shows_what_the_proxy_does(origin, proxy, window):
     before = counts(window)
     assert before['hot'] + before['cached'] >= BLOCKS // 2
     assert sum(before.values()) == BLOCKS
-    assert window.text('#totals [data-field=saved]') != '–'
+    waiting.until(
+        lambda: '12.5 MiB served' in window.text('#totals').split('\n')
+    )
     assert url.removesuffix('/image.raw') in window.text('#origins')
 
     # The rest is sent ahead.
@@ -90,7 +92,7 @@ def test_shows_what_the_proxy_does(origin, proxy, window):
     assert '100 % of 12.5 MiB' in window.text('#jobs')
     waiting.until(lambda: counts(window)['missing'] == 0)
     assert sum(counts(window).values()) == BLOCKS
-    assert '12.5 MiB, 100 %' in window.text('article .facts')
+    assert window.text('article [data-field=here-note]') == '100 %'
 
     proxy.ask('POST', f'/v1/proxy/pins/{proxy.image(url)["id"]}')
     window.shows('article [data-field=pinned]', 'pinned')

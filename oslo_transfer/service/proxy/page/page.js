@@ -13,7 +13,9 @@
   const MOST_IMAGES = 200;
   const MOST_JOBS = 100;
   const MOST_RUNS = 100;
+  // Rounds that the rates are shown of, once there were so many.
   const HISTORY = 150;
+  const SHORTEST = 30;
   const STATES = ['hot', 'cached', 'flight', 'missing'];
   const WORDS = {
     hot: 'hot', cached: 'cached', flight: 'in flight', missing: 'missing',
@@ -386,7 +388,7 @@
       context.setLineDash(index ? [6, 3] : []);
       context.beginPath();
       history.forEach((rates, step) => {
-        const x = width - (history.length - 1 - step) * width / (HISTORY - 1);
+        const x = step * width / (Math.max(history.length, SHORTEST) - 1);
         const y = CHART_HEIGHT - 2 - (CHART_HEIGHT - 4) * rates[index] / top;
         context.lineTo(x, y);
       });
@@ -428,12 +430,16 @@
     fill(root, {
       origin: plain(image.origin),
       size: bytes(image.size),
-      here: `${bytes(image.bytes_here)}, `
-        + share(image.bytes_here, image.size),
+      here: bytes(image.bytes_here),
+      'here-note': share(image.bytes_here, image.size),
       saved: bytes(image.bytes_saved),
-      out: `${rate(rates.out)}, ${bytes(image.bytes_served)}`,
-      in: `${rate(rates.in)}, ${bytes(image.bytes_fetched)}`,
-      hits: `${number(image.hits)}, ${number(image.misses)}`,
+      out: rate(rates.out),
+      'out-note': `${bytes(image.bytes_served)} served`,
+      in: rate(rates.in),
+      'in-note': `${bytes(image.bytes_fetched)} fetched`,
+      hits: share(image.hits, image.hits + image.misses),
+      'hits-note': `${number(image.hits)} of `
+        + number(image.hits + image.misses),
       readers: number(image.readers),
       used: ago(image.used),
     });
