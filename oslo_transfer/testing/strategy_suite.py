@@ -13,6 +13,7 @@ from oslo_transfer.drivers import base as drivers_base
 from oslo_transfer import ends
 from oslo_transfer import exceptions
 from oslo_transfer import progress
+from oslo_transfer import proxied
 from oslo_transfer import request as _request
 from oslo_transfer.strategies import base
 from oslo_transfer.testing import harness
@@ -66,8 +67,11 @@ class StrategyHarness(harness.Harness):
         def load(scheme: str) -> drivers_base.Driver:
             return _loader.driver(scheme, self.conf)
 
+        sources, _ = proxied.expand(
+            (ends.end_of(src, load),), self.conf, load
+        )
         return _request.Request(
-            sources=(ends.end_of(src, load),),
+            sources=tuple(sources),
             destination=ends.end_of(dst, load),
             progress=progress.Progress(None),
         )

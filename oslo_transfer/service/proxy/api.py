@@ -69,6 +69,7 @@ class Api:
     :param prefetches: what is brought ahead
     :param counts: tells what the servers have done
     :param datacenter: that the host is in, or None
+    :param nbd_port: at which images can be had, too; 0 for none
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class Api:
         *,
         counts: Callable[[], Counts],
         datacenter: str | None = None,
+        nbd_port: int = 0,
     ) -> None:
         self._catalog = catalog
         self._prefetches = prefetches
         self._counts = counts
         self._datacenter = datacenter
+        self._nbd_port = nbd_port
         self._accounts = rates.Accounts()
         # Counts are noted in the order in which they were looked up.
         self._noting = threading.Lock()
@@ -118,6 +121,7 @@ class Api:
             'version': importlib.metadata.version('oslo.transfer'),
             'uptime_seconds': round(time.monotonic() - self._started, 3),
             'datacenter': self._datacenter,
+            'nbd_port': self._nbd_port,
             'problem': self._catalog.problem,
             'totals': {
                 'requests': counts.requests,

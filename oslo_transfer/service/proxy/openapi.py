@@ -104,6 +104,7 @@ _SCHEMAS: Mapping[str, _Schema] = {
         datacenter=_of(
             ['string', 'null'], 'That the host is in, by its configuration.'
         ),
+        nbd_port=_count('At which images can be had by NBD; 0 if at none.'),
         problem=_PROBLEM,
         totals=_object(
             requests=_count('Requests over HTTP, answered to the end.'),

@@ -80,6 +80,7 @@ class ProxyRole(role.Role):
                 prefetches,
                 counts=self._counts,
                 datacenter=self._conf.oslo_transfer.datacenter,
+                nbd_port=self._conf[opts.GROUP].nbd_port,
             )
             self._serve(stack, context)
             prefetches.start()
