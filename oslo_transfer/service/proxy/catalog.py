@@ -44,6 +44,9 @@ Opened = _opened.Opened
 # Seconds between two looks at what nobody reads, and at all the rest.
 _LOOK, _SWEEP = 1.0, 30.0
 _PATIENCE = 3.0
+# Seconds after which one that nobody reads needs no connection, and the most
+# images that are open without being read.
+_REST, _MOST_OPEN = 10.0, 256
 _REFUSALS = (exceptions.AccessDenied, exceptions.PolicyRefused)
 # Requests that are known: what they ask for was taken apart already.
 _MOST_KNOWN = 10000
@@ -388,10 +391,7 @@ class Catalog:
         sweep = time.monotonic() + _SWEEP
         while not self._stopping.wait(_LOOK):
             try:
-                for each in self.all():
-                    if each.close_if_idle(self._group.idle_seconds):
-                        self._save(each)
-                        self._forget_empty(each)
+                self._close_idle()
                 if time.monotonic() >= sweep:
                     sweep = time.monotonic() + _SWEEP
                     self._sweep()
@@ -399,6 +399,17 @@ class Catalog:
                 LOG.warning('%s', exc)
             except Exception:
                 LOG.exception('looking after the images')
+
+    def _close_idle(self) -> None:
+        """Those not used for the longest time first, if there are many."""
+        opened = [each for each in self.all() if each.shared is not None]
+        for number, each in enumerate(opened):
+            many = number >= _MOST_OPEN
+            if each.close_if_idle(0.0 if many else self._group.idle_seconds):
+                self._save(each)
+                self._forget_empty(each)
+            else:
+                each.rest(_REST)
 
     def _sweep(self) -> None:
         self._grants.sweep()

@@ -254,6 +254,12 @@ class Opened:
             self._close()
             return True
 
+    def rest(self, seconds: float) -> None:
+        """Have no connection to the origin if nobody has read for so long."""
+        shared = self.shared
+        if shared is not None and not self._is_busy(shared, seconds):
+            shared.image.release_origin()
+
     def _is_busy(self, shared: _images.Shared, seconds: float) -> bool:
         if self._holds or time.monotonic() < self._touched + seconds:
             return True
