@@ -6,18 +6,23 @@ from __future__ import annotations
 import contextlib
 import shutil
 
+from oslo_config import cfg
 import pytest
 
-from tests import groups
+import oslo_transfer
 from tests.functional import test_copy_on_read as guests
+from tests import groups
 from tests.servers import dd_lab
 from tests.servers import http
+from tests.servers import nginx
+from tests.servers import proxy_service
+from tests.unit import test_proxied
 
 MIB = guests.MIB
 DATA = guests.DATA
 
 pytestmark = groups.marks(
-    'cache', all(map(shutil.which, ('qemu-img', 'qemu-io')))
+    'cache', all(map(shutil.which, ('nginx', 'qemu-img', 'qemu-io')))
 )
 
 
@@ -97,3 +102,28 @@ def test_a_proxy_with_another_version(here, servers):
             servers[1][0].put(path, bytes(len(DATA)), etag='"other"')
             assert guest.read(3 * MIB, 4096) == DATA[3 * MIB :][:4096]
             assert asked(servers)[2]
+
+
+def test_in_place(here, tmp_path):
+    """A guest reads from the proxy by NBD, and nothing is kept here."""
+    (tmp_path / 'image').write_bytes(DATA)
+    with (
+        nginx.Nginx(tmp_path) as origin,
+        proxy_service.ProxyService(
+            here, {'oslo_transfer_proxy': {'origins': origin.url('/')}}
+        ) as proxy,
+    ):
+        conf = cfg.ConfigOpts()
+        conf([], default_config_files=[], default_config_dirs=[])
+        oslo_transfer.register_opts(conf)
+        conf.set_override('state_path', str(here), group='oslo_transfer')
+        test_proxied.configure(conf, [proxy.url])
+        result = oslo_transfer.copy(
+            origin.url('/image'), here / 'disk', 'zero_copy', conf=conf
+        )
+        assert result.source == f'proxy+{proxy.of(origin.url("/image"))}'
+        with guests.Guest(here / 'disk') as guest:
+            assert guest.read(15 * MIB, 4096) == DATA[15 * MIB :][:4096]
+        (image,) = proxy.ask('GET', '/v1/proxy/images')['images']
+        assert 0 < image['bytes_here'] < 3 * MIB
+        result.attachment.detach()
