@@ -20,8 +20,8 @@ from oslo_transfer import opts
 from oslo_transfer.service import client
 from tests import waiting
 
-# What the installed command runs; there may be no such command here.
-_SCRIPT = (
+#: What the installed command runs; there may be no such command here.
+SCRIPT = (
     'import sys; from oslo_transfer.cli import main; sys.exit(main.main())'
 )
 _PATIENCE = 20.0
@@ -85,7 +85,7 @@ class CacheService:
 
     def command(self, *words: str) -> list[str]:
         """A command of the command line."""
-        python = [sys.executable, '-c', _SCRIPT]
+        python = [sys.executable, '-c', SCRIPT]
         return [*python, '--config-file', str(self.config), *words]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:

@@ -180,6 +180,11 @@ class Host(Namespace):
         for end, device in ((self, 'eth0'), (self._switch, self._port)):
             shape(end, device, rate)
 
+    def large_packets(self, size: int) -> None:
+        """Let packets be as large as that, in bytes."""
+        for end, device in ((self, 'eth0'), (self._switch, self._port)):
+            end.run('ip', 'link', 'set', device, 'mtu', str(size))
+
     def plug(self, on: bool) -> None:
         """Plug its cable in, or pull it: no error tells the host."""
         state = 'up' if on else 'down'

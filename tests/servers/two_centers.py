@@ -19,6 +19,8 @@ from tests.servers import netns
 
 _NEAR, _FAR, _BETWEEN = '198.51.100', '203.0.113', '192.0.2'
 _DEVICE = 'wan'
+# Of large packets, so that headers are a small part of what is counted.
+_MTU = 9000
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -36,12 +38,13 @@ class Center:
             contextlib.closing(netns.Switch(subnet, forward=True))
         )
         self.network = f'{subnet}.0/24'
-        self.hosts: list[netns.Host] = [
-            stack.enter_context(
+        self.hosts: list[netns.Host] = []
+        for number in range(1, count + 1):
+            host = stack.enter_context(
                 contextlib.closing(netns.Host(number, self.router, subnet))
             )
-            for number in range(1, count + 1)
-        ]
+            host.large_packets(_MTU)
+            self.hosts.append(host)
 
 
 class Wan:
@@ -60,6 +63,7 @@ class Wan:
     ) -> None:
         self._near, self._far = (center.router for center in centers)
         self._rate = rate
+        self._passes = False
         if round_trip:
             self._lead(round_trip, stack)
         else:
@@ -110,6 +114,7 @@ class Wan:
 
     def cut(self) -> None:
         """Lose all packets from now on: no error tells anybody."""
+        self._passes = False
         for router in (self._near, self._far):
             router.run(
                 *('tc', 'qdisc', 'replace', 'dev', _DEVICE, 'root'),
@@ -117,7 +122,10 @@ class Wan:
             )
 
     def mend(self) -> None:
-        """Have packets pass, at the rate."""
+        """Have packets pass, at the rate; idempotent."""
+        if self._passes:
+            return
+        self._passes = True
         for router in (self._near, self._far):
             if self._rate is not None:
                 netns.shape(router, _DEVICE, self._rate)
@@ -179,3 +187,5 @@ def _join(
         *('ip', 'link', 'add', 'name', device, 'type', 'veth'),
         *('peer', 'name', peer, 'netns', other.path),
     )
+    for end, name in ((one, device), (other, peer)):
+        end.run('ip', 'link', 'set', name, 'mtu', str(_MTU))
