@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from collections.abc import Sequence
-import os
+import dataclasses
 import typing
 
 from oslo_transfer.cache import trace as _trace
@@ -16,15 +16,12 @@ from oslo_transfer.cli import columns
 from oslo_transfer.cli import credentials
 from oslo_transfer.cli import exit_codes
 from oslo_transfer.cli import interrupt
+from oslo_transfer.cli import places as _places
 from oslo_transfer.cli import prefetching
 from oslo_transfer.cli import progress
 from oslo_transfer.cli import units
 from oslo_transfer import datacenters
 from oslo_transfer import exceptions
-from oslo_transfer.service import proxy_client
-
-if typing.TYPE_CHECKING:
-    from oslo_config import cfg
 
 _COLUMNS = (
     'source',
@@ -56,12 +53,12 @@ _MOST_IOLOG = 3 << 20
 _FAREWELL = 5.0
 
 _EPILOG = """\
-An image for two datacentres, before anybody asks for it there::
+An image for two datacenters, before anybody asks for it there::
 
   oslo-transfer prefetch --datacenter paris --datacenter tokyo \\
       https://images.example/debian.raw
 
-Only what a boot reads, as the readers in another datacentre have shown::
+Only what a boot reads, as the readers in another datacenter have shown::
 
   oslo-transfer prefetch --datacenter tokyo --trace-from paris \\
       https://images.example/debian.raw
@@ -71,7 +68,7 @@ In the night, with half of the link::
   oslo-transfer prefetch --datacenter tokyo --rate-limit 60M --no-wait \\
       https://images.example/debian.raw https://images.example/fedora.raw
 
-Each datacentre's first proxy that answers is asked; it is the one that hosts
+Each datacenter's first proxy that answers is asked; it is the one that hosts
 there ask, too. It goes on by itself, also after a restart and when the link
 was cut, until it is done. Ctrl-C ends what this command has begun; what has
 arrived stays, and the same command goes on from there.
@@ -88,59 +85,10 @@ What is where::
 """
 
 
-class _Places:
-    """The datacenters that are named, and how to ask their proxies.
-
-    :param command: says where to write to
-    :param parsed_args: names them
-    :param conf: has the map
-    :raises ConfigurationError: there are no such datacenters, or one has
-        no proxies
-    """
-
-    def __init__(
-        self,
-        command: base.Lister,
-        parsed_args: argparse.Namespace,
-        conf: cfg.ConfigOpts,
-    ) -> None:
-        self._where = datacenters.from_conf(conf)
-        self.keyring = credentials.Keyring(
-            parsed_args.auth_file, os.environ, command.app.console
-        )
-        names = dict.fromkeys(parsed_args.datacenter)
-        self.centers = [self.get(name) for name in names]
-
-    def get(self, name: str) -> datacenters.Datacenter:
-        """One with proxies."""
-        found = self._where.get(name)
-        if found is None:
-            known = ', '.join(each.name for each in self._where.centers)
-            raise exceptions.ConfigurationError(
-                f'"{name}" is not in [oslo_transfer] datacenters; known are: '
-                f'{known or "none"}'
-            )
-        if not found.proxies:
-            raise exceptions.ConfigurationError(
-                f'datacenter {name} has no proxies'
-            )
-        return found
-
-    def ask(
-        self, proxy: datacenters.Proxy, call: _call.Call
-    ) -> proxy_client.ProxyClient:
-        """What asks a proxy."""
-        location = self.keyring.location(proxy.base.text())
-        token = None
-        if location.credentials is not None:
-            token = next(iter(location.credentials.headers().values()), None)
-        return proxy_client.ProxyClient(proxy.base, call.ctx, token=token)
-
-
 class Prefetch(base.Lister):
-    """Have images brought to datacentres before anybody asks for them there.
+    """Have images brought to datacenters before anybody asks for them there.
 
-    SRC are URLs as the hosts there use them. The proxies of a datacentre are
+    SRC are URLs as the hosts there use them. The proxies of a datacenter are
     in the configuration. Without --hot, --trace or --trace-from it is all of
     each image. A plain HTTP cache is read through from here.
     """
@@ -153,7 +101,7 @@ class Prefetch(base.Lister):
         parser.add_argument(
             'src', metavar='SRC', nargs='+', help='where an image is'
         )
-        _add_places(parser)
+        _places.add_arguments(parser)
         kinds = parser.add_mutually_exclusive_group()
         kinds.add_argument(
             '--full', action='store_true', help='all of it; this is usual'
@@ -161,7 +109,7 @@ class Prefetch(base.Lister):
         kinds.add_argument(
             '--hot',
             action='store_true',
-            help='what readers in that datacentre have read first of it',
+            help='what readers in that datacenter have read first of it',
         )
         kinds.add_argument(
             '--trace',
@@ -171,14 +119,20 @@ class Prefetch(base.Lister):
         kinds.add_argument(
             '--trace-from',
             metavar='NAME',
-            help='what readers in another datacentre have read first of it',
+            help='what readers in another datacenter have read first of it',
         )
         parser.add_argument(
             '--rate-limit',
             metavar='BYTES_PER_S',
             type=units.byte_count,
-            help='the most bytes per second to each datacentre; K, M, G, T '
+            help='the most bytes per second to each datacenter; K, M, G, T '
             'are powers of 1024; default: its link_bytes_per_second',
+        )
+        parser.add_argument(
+            '--every-proxy',
+            action='store_true',
+            help='have each proxy of a datacenter bring it, where hosts '
+            'there have them in different orders',
         )
         parser.add_argument(
             '--no-wait',
@@ -200,12 +154,16 @@ class Prefetch(base.Lister):
         self._error: exceptions.TransferError | None = None
         conf = self.app.conf()
         credentials.warn_of_passwords(parsed_args.src)
-        places = _Places(self, parsed_args, conf)
+        places = _places.Places(self, parsed_args, conf)
         with interrupt.Interruption() as interruption:
             call = _call.Call(conf, interruption, None, None)
             try:
-                tasks = self._tasks(parsed_args, places, call)
-                self._run(parsed_args, places, call, tasks)
+                centers = self._centers(parsed_args, places, call)
+                tasks = [task for center in centers for task in center.tasks]
+                self._run(parsed_args, centers, tasks)
+                if interruption.is_set():
+                    farewell = _call.Call(conf, None, _FAREWELL, None)
+                    prefetching.cancel(tasks, farewell, places.ask)
                 call.ctx.check()
             except exceptions.TransferCancelled as exc:
                 raise exit_codes.Interrupted(
@@ -227,12 +185,12 @@ class Prefetch(base.Lister):
             raise self._error
         return status
 
-    def _tasks(
+    def _wanted(
         self,
         parsed_args: argparse.Namespace,
-        places: _Places,
+        places: _places.Places,
         call: _call.Call,
-    ) -> list[prefetching.Task]:
+    ) -> list[prefetching.Wanted]:
         kind, known = 'full', None
         if parsed_args.hot:
             kind = 'hot'
@@ -250,47 +208,56 @@ class Prefetch(base.Lister):
                     call,
                     places.ask,
                 )
-            for center in places.centers:
-                found.append(
-                    prefetching.Task(
-                        location, center.name, kind, _small(trace)
-                    )
+            found.append(prefetching.Wanted(location, kind, _small(trace)))
+        return found
+
+    def _centers(
+        self,
+        parsed_args: argparse.Namespace,
+        places: _places.Places,
+        call: _call.Call,
+    ) -> list[prefetching.Center]:
+        wanted = self._wanted(parsed_args, places, call)
+        found: list[prefetching.Center] = []
+        for center in places.centers:
+            parts = [center]
+            if parsed_args.every_proxy:
+                parts = [
+                    dataclasses.replace(center, proxies=(proxy,))
+                    for proxy in center.proxies
+                ]
+            rate = parsed_args.rate_limit or center.link_rate
+            found.extend(
+                prefetching.Center(
+                    part,
+                    wanted,
+                    # Each has limits of its own.
+                    _call.Call(call.conf, call.ctx.cancel, None, None),
+                    places.ask,
+                    rate=max(1, rate // len(parts)) if rate else None,
+                    wait=not parsed_args.no_wait,
                 )
+                for part in parts
+            )
         return found
 
     def _run(
         self,
         parsed_args: argparse.Namespace,
-        places: _Places,
-        call: _call.Call,
+        centers: Sequence[prefetching.Center],
         tasks: Sequence[prefetching.Task],
     ) -> None:
-        centers = [
-            prefetching.Center(
-                center,
-                [task for task in tasks if task.datacenter == center.name],
-                # Each has limits of its own.
-                _call.Call(call.conf, call.ctx.cancel, None, None),
-                places.ask,
-                rate=parsed_args.rate_limit or center.link_rate or None,
-                wait=not parsed_args.no_wait,
-            )
-            for center in places.centers
-        ]
         with progress.shown(
-            self.app, lambda: _wanted(tasks), not parsed_args.no_progress
+            self.app, lambda: _size(tasks), not parsed_args.no_progress
         ) as reporter:
             for center in centers:
                 center.start()
             for center in centers:
                 center.join(lambda: _show(reporter, tasks))
-        if call.ctx.cancel is not None and call.ctx.cancel.is_set():
-            farewell = _call.Call(call.conf, None, _FAREWELL, None)
-            prefetching.cancel(tasks, farewell, places.ask)
 
 
 class PrefetchList(base.Lister):
-    """List what was prefetched to datacentres, and what is under way.
+    """List what was prefetched to datacenters, and what is under way.
 
     Proxies remember the last thousand. "Here" is how much was there in the
     end; what was not read for long may have been let go of since.
@@ -301,7 +268,7 @@ class PrefetchList(base.Lister):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Make the parser of its arguments."""
         parser = super().get_parser(prog_name)
-        _add_places(parser)
+        _places.add_arguments(parser)
         return parser
 
     def take_action(
@@ -309,7 +276,7 @@ class PrefetchList(base.Lister):
     ) -> tuple[Sequence[str], list[Sequence[typing.Any]]]:
         """Ask all proxies."""
         conf = self.app.conf()
-        places = _Places(self, parsed_args, conf)
+        places = _places.Places(self, parsed_args, conf)
         call = _call.Call(conf, None, None, None)
         rows: list[Sequence[typing.Any]] = []
         for center in places.centers:
@@ -322,28 +289,13 @@ class PrefetchList(base.Lister):
         return _LISTED, rows
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--datacenter',
-        metavar='NAME',
-        action='append',
-        required=True,
-        help='one of the option datacenters; may be repeated',
-    )
-    parser.add_argument(
-        '--auth-file',
-        metavar='FILE',
-        help='file with tokens and logins by server, see "copy --help"',
-    )
-
-
 def _small(trace: _trace.Trace | None) -> _trace.Trace | None:
     if trace is not None and len(trace.dump('image')) > _MOST_IOLOG:
         return trace.merged()
     return trace
 
 
-def _wanted(tasks: Sequence[prefetching.Task]) -> int | None:
+def _size(tasks: Sequence[prefetching.Task]) -> int | None:
     """The bytes of all; None while one is not known."""
     if any(task.wanted is None and not task.error for task in tasks):
         return None
@@ -368,17 +320,18 @@ def _failure(
     if len(failed) == 1 and first.error is not None:
         return first.error
     return exceptions.AllSourcesFailed(
-        f'{len(failed)} of {len(tasks)} were not prefetched; {first.location} '
-        f'in {first.datacenter}: {first.problem or first.state}'
+        f'{len(failed)} of {len(tasks)} were not prefetched; '
+        f'{first.what.location} in {first.datacenter}: '
+        f'{first.problem or first.state}'
     )
 
 
 def _row(task: prefetching.Task) -> Sequence[typing.Any]:
     return (
-        str(task.location),
+        str(task.what.location),
         task.datacenter,
         columns.Text(str(task.proxy) if task.proxy else None),
-        task.kind,
+        task.what.kind,
         task.state,
         columns.Size(task.wanted),
         columns.Size(task.here),

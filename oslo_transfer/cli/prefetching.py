@@ -38,23 +38,32 @@ _BUFFER = 1 << 20
 _AT_ONCE = 4
 
 
+class Wanted(typing.NamedTuple):
+    """What is to be brought.
+
+    :ivar location: of the origin
+    :ivar kind: ``full``, ``hot`` or ``trace``
+    :ivar trace: of the kind ``trace``
+    """
+
+    location: oslo_transfer.Location
+    kind: str
+    trace: _trace.Trace | None
+
+
 @dataclasses.dataclass
 class Task:
     """One image, for one datacenter.
 
-    :ivar location: of the origin
+    :ivar what: to bring
     :ivar datacenter: the name of it
-    :ivar kind: ``full``, ``hot`` or ``trace``
-    :ivar trace: of the kind ``trace``
     :ivar proxy: that was asked, or None yet
     :ivar id: of the prefetch there, or None
     :ivar ours: whether it was not under way before
     """
 
-    location: oslo_transfer.Location
+    what: Wanted
     datacenter: str
-    kind: str
-    trace: _trace.Trace | None = None
     proxy: datacenters.Proxy | None = None
     id: str | None = None
     ours: bool = False
@@ -69,7 +78,9 @@ class Task:
         """Take over what the proxy says."""
         state = fields.get('state')
         if state != self.state:
-            LOG.info('%s in %s: %s', self.location, self.datacenter, state)
+            LOG.info(
+                '%s in %s: %s', self.what.location, self.datacenter, state
+            )
         self.state = str(state)
         self.wanted = _count(fields.get('bytes_wanted'))
         self.here = _count(fields.get('bytes_here'))
@@ -94,7 +105,7 @@ class Center:
     """Has several images brought to one datacenter.
 
     :param center: the datacenter
-    :param tasks: what is wanted
+    :param wanted: what
     :param call: the options and the limits
     :param ask: makes clients
     :param rate: bytes per second for all together, or None
@@ -104,7 +115,7 @@ class Center:
     def __init__(
         self,
         center: datacenters.Datacenter,
-        tasks: Sequence[Task],
+        wanted: Sequence[Wanted],
         call: _call.Call,
         ask: Ask,
         *,
@@ -112,7 +123,7 @@ class Center:
         wait: bool,
     ) -> None:
         self._center = center
-        self._tasks = tasks
+        self.tasks = [Task(each, center.name) for each in wanted]
         self._call = call
         self._ask = ask
         self._rate = rate
@@ -140,7 +151,7 @@ class Center:
         with contextlib.suppress(
             exceptions.TransferCancelled, exceptions.DeadlineExceeded
         ):
-            for task in self._tasks:
+            for task in self.tasks:
                 try:
                     self._begin(task)
                 except exceptions.TransferError as exc:
@@ -176,21 +187,21 @@ class Center:
     def _limit(self) -> int | None:
         if self._rate is None:
             return None
-        return max(1, self._rate // min(len(self._tasks), _AT_ONCE))
+        return max(1, self._rate // min(len(self.tasks), _AT_ONCE))
 
     # By a proxy of this library
 
     def _hand_over(self, task: Task, proxy: datacenters.Proxy) -> None:
-        end = ends.end_of(task.location, self._call.driver)
+        end = ends.end_of(task.what.location, self._call.driver)
         # Refuses what would show secrets to others.
         made = proxied.through(proxy, end, None)
         wanted: dict[str, typing.Any] = {
             'url': end.endpoint.without_userinfo().text(),
-            'kind': task.kind,
+            'kind': task.what.kind,
             'headers': _headers(made),
         }
-        if task.trace is not None:
-            wanted['iolog'] = task.trace.dump('image').decode('ascii')
+        if task.what.trace is not None:
+            wanted['iolog'] = task.what.trace.dump('image').decode('ascii')
         if (limit := self._limit()) is not None:
             wanted['rate_limit'] = limit
         found, task.ours = self._ask(proxy, self._call).prefetch(wanted)
@@ -200,7 +211,7 @@ class Center:
     def _watch(self) -> None:
         """Look until all have ended."""
         silent = False
-        while open_ := [each for each in self._tasks if _is_open(each)]:
+        while open_ := [each for each in self.tasks if _is_open(each)]:
             self._call.ctx.sleep(_INTERVAL)
             try:
                 self._look(open_)
@@ -236,24 +247,24 @@ class Center:
 
     def _read_through(self, task: Task, proxy: datacenters.Proxy) -> None:
         """Read it by the cache, which keeps it then."""
-        if task.kind == 'hot':
+        if task.what.kind == 'hot':
             raise exceptions.CapabilityMissing(
                 'a plain cache does not know what is read first; say it by '
                 '--trace'
             )
         started = time.monotonic()
         call = self._call
-        end = ends.end_of(task.location, call.driver)
+        end = ends.end_of(task.what.location, call.driver)
         location = proxied.through(proxy, end, None)
-        ctx = call.ctx.replace(piecemeal=task.kind != 'full')
+        ctx = call.ctx.replace(piecemeal=task.what.kind != 'full')
         ctx.limiter.rate = self._rate
         with contextlib.closing(
             opening.alone(ends.end_of(location, call.driver), ctx)
         ) as source:
             ranges: list[tuple[int, int | None]] = [(0, source.size)]
             task.wanted = source.size
-            if task.trace is not None:
-                found = task.trace.merged(source.size)
+            if task.what.trace is not None:
+                found = task.what.trace.merged(source.size)
                 ranges = [(each.offset, each.length) for each in found.touches]
                 task.wanted = found.ranges().total
             task.state, task.here = 'running', 0
@@ -294,7 +305,7 @@ def cancel(tasks: Sequence[Task], call: _call.Call, ask: Ask) -> None:
         try:
             ask(task.proxy, call).cancel(task.id)
         except exceptions.TransferError as exc:
-            LOG.warning('%s goes on: %s', task.location, exc)
+            LOG.warning('%s goes on: %s', task.what.location, exc)
 
 
 def trace_from(

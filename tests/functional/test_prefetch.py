@@ -31,7 +31,7 @@ CENTERS = ('near', 'far')
 
 
 class Lab:
-    """A proxy for each of two datacentres, and an origin for both."""
+    """A proxy for each of two datacenters, and an origin for both."""
 
     def __init__(self, stack, path):
         self.origin = stack.enter_context(http.ScriptedHTTPServer())
@@ -73,9 +73,9 @@ class Prefetch:
         self.configure()
 
     def configure(self, **options):
-        """Write the map of datacentres.
+        """Write the map of datacenters.
 
-        :param options: more of each datacentre
+        :param options: more of each datacenter
         """
         lines = [self._base, f'datacenters = {",".join(self.proxies)}']
         for name, urls in self.proxies.items():
@@ -133,7 +133,7 @@ def trace_of(*ranges):
     )
 
 
-def test_images_for_datacentres(lab, prefetch, url):
+def test_images_for_datacenters(lab, prefetch, url):
     other = lab.origin.put('/other', DATA)
     rows = prefetch(url, other)
     assert {(row['source'], row['datacenter']) for row in rows} == {
@@ -162,7 +162,7 @@ def test_a_trace(lab, prefetch, url, tmp_path):
     assert lab.origin.bytes_sent(path_of(url)) <= 2 * BLOCK + 2
 
 
-def test_what_another_datacentre_has_read(lab, prefetch, url):
+def test_what_another_datacenter_has_read(lab, prefetch, url):
     near, far = (lab.proxies[name] for name in CENTERS)
     headers = {'Range': f'bytes={20 * BLOCK}-{21 * BLOCK - 1}'}
     assert near.get(url, headers) == DATA[20 * BLOCK : 21 * BLOCK]
@@ -200,6 +200,18 @@ def test_the_next_proxy_is_asked(lab, prefetch, url):
     assert f'warning: {down}: ' in ran.err
 
 
+def test_every_proxy(lab, prefetch, url):
+    """Each fetches for itself, as hosts ask them in different orders."""
+    prefetch.proxies['both'] = [each.url for each in lab.proxies.values()]
+    prefetch.configure()
+    rows = prefetch(url, '--every-proxy', centers=['both'])
+    assert [row['proxy'] for row in rows] == prefetch.proxies['both']
+    for each in lab.proxies.values():
+        assert each.image(url)['bytes_here'] == len(DATA)
+    (row,) = prefetch(url, centers=['both'])
+    assert row['proxy'] == prefetch.proxies['both'][0]
+
+
 def test_no_proxy_answers(prefetch, url):
     prefetch.proxies['near'] = [f'http://127.0.0.1:{child.free_port()}']
     prefetch.configure()
@@ -230,7 +242,7 @@ def test_senseless_commands(prefetch, words, centers, status, text):
     assert text in prefetch.fails(status, *words, centers=centers)
 
 
-def test_a_datacentre_without_proxies(prefetch, url):
+def test_a_datacenter_without_proxies(prefetch, url):
     prefetch.proxies['near'] = []
     prefetch.configure()
     assert 'no proxies' in prefetch.fails(3, url, centers=['near'])
@@ -292,7 +304,7 @@ def test_a_plain_cache(lab, prefetch, url, tmp_path):
 
 
 def test_a_limit_for_all_together(prefetch, url, lab):
-    """The link of the datacentre is told by its options."""
+    """The link of the datacenter is told by its options."""
     other = lab.origin.put('/limited', DATA)
     prefetch.configure(link_bytes_per_second=4 * MIB)
     rows = prefetch(url, other, '--no-progress', centers=['near'])
