@@ -12,20 +12,26 @@ from oslo_transfer import exceptions
 _KEY = 32
 
 
-def size_of(source: base.Source, where: str, digest: str | None) -> int:
+def size_of(
+    source: base.Source,
+    where: str,
+    digest: str | None,
+    *,
+    empty: bool = False,
+) -> int:
     """The size of what can be read in blocks.
 
     :param where: names it in errors
     :param digest: that it is known to have, or None
+    :param empty: it may be, too
     :raises CapabilityMissing: it cannot be
     """
-    if source.size == 0:
+    if source.size == 0 and not empty:
         raise exceptions.CapabilityMissing(
             f'{where} is empty: there is nothing to be cached'
         )
-    if (
-        source.size is None
-        or base.Capability.RANDOM_READ not in source.capabilities
+    if source.size is None or (
+        source.size and base.Capability.RANDOM_READ not in source.capabilities
     ):
         raise exceptions.CapabilityMissing(
             f'{where} cannot be read at any place, or does not tell its size'

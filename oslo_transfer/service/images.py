@@ -222,6 +222,7 @@ class Images:
     :param store: where blocks are; closed with it
     :param traces: the directory of traces
     :param opener: opens the locations
+    :param empty: whether images without a byte are served, too
     """
 
     def __init__(
@@ -231,8 +232,11 @@ class Images:
         store: _store.Store,
         traces: str,
         opener: Opener,
+        *,
+        empty: bool = False,
     ) -> None:
         self._call = call
+        self._empty = empty
         self._opener = opener
         # What nobody asked for is not to be sent.
         self._ctx = ctx.replace(piecemeal=True)
@@ -251,7 +255,9 @@ class Images:
         """
         source = self._opener(self._end(record), self._ctx, None)
         try:
-            size = _version.size_of(source, record.where, record.digest)
+            size = _version.size_of(
+                source, record.where, record.digest, empty=self._empty
+            )
         except BaseException:
             source.close()
             raise

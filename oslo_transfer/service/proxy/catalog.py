@@ -118,7 +118,8 @@ class Catalog:
             with oserrors.os_errors(f'making {traces}'):
                 os.makedirs(traces, mode=0o700, exist_ok=True)
             self._opens = _images.Images(
-                call, self._ctx, self._store, traces, self._opener
+                *(call, self._ctx, self._store, traces, self._opener),
+                empty=True,
             )
             stack.callback(self._close_all)
             self._load()
