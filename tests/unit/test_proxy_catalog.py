@@ -17,6 +17,7 @@ from oslo_transfer.export import gate
 from oslo_transfer.service.proxy import catalog as _catalog
 from oslo_transfer.service.proxy import opened as _opened
 from oslo_transfer.service.proxy import opts
+from tests.servers import http
 from tests.servers import resource
 from tests import waiting
 
@@ -491,6 +492,78 @@ def test_the_clock_of_the_host_jumps(make, server, monkeypatch):
     monkeypatch.undo()
     with make() as catalog:
         assert only(catalog).here == len(DATA)
+
+
+# Ways to an origin
+
+
+def test_secrets_do_not_go_out_readable(make, server):
+    """An upstream without TLS is not told what an https origin is."""
+    origin = 'https://127.0.0.1:1'
+    with make(origins=[origin], upstreams=[server.origin]) as catalog:
+        server.put('/https/127.0.0.1:1/image', DATA)
+        url = f'{origin}/image'
+        for told, fields in ((url, ALICE), (f'{url}?signature=a', ())):
+            with pytest.raises(exceptions.Unavailable):
+                get(catalog, told, fields)
+        assert server.requests == []
+        assert read(get(catalog, url)) == DATA
+
+
+def test_an_upstream_with_another_version(make, server):
+    """What was begun is ended with the right one."""
+    url = server.put('/image', DATA, etag='"1"')
+    with http.ScriptedHTTPServer() as other:
+        other.put(f'/{url.replace("://", "/")}', DATA, etag='"1"')
+        with make(upstreams=[other.origin]) as catalog:
+            image = get(catalog, url)
+            read(image, 0, BLOCK)
+            assert server.requests == []
+            other.put(f'/{url.replace("://", "/")}', OTHER, etag='"2"')
+            with contextlib.suppress(exceptions.SourceChanged):
+                read(image, 15 * BLOCK, BLOCK)
+            assert read(image) == DATA
+            assert server.requests
+
+
+def test_an_upstream_that_refuses_is_no_judge(make, server):
+    """It may not be allowed to ask; the origin decides."""
+    url = server.put('/image', DATA)
+    with http.ScriptedHTTPServer() as other:
+        with make(upstreams=[other.origin]) as catalog:
+            assert read(get(catalog, url)) == DATA
+        # Where one byte cannot be had, all is asked for.
+        assert len(other.requests) == 2
+
+
+def test_an_upstream_that_fails_is_passed_over(make, server):
+    url = server.put('/image', DATA)
+
+    def busy(_request, conn):
+        conn.reply(503, b'busy')
+
+    with http.ScriptedHTTPServer() as other:
+        other.serve(f'/{url.replace("://", "/")}', busy)
+        with make(upstreams=[other.origin], grant_seconds=0.0) as catalog:
+            for _ in range(3):
+                assert read(get(catalog, url)) == DATA
+        # Where one byte cannot be had, all is asked for.
+        assert len(other.requests) == 2
+
+
+def test_where_an_origin_redirects_to(make, server):
+    """That is no way to what may not be asked for."""
+    with http.ScriptedHTTPServer() as other:
+        there = other.put('/image', DATA)
+
+        def redirect(_request, conn):
+            conn.reply(302, b'', {'Location': there})
+
+        url = server.serve('/image', redirect)
+        with make() as catalog:
+            with pytest.raises(exceptions.PolicyRefused):
+                get(catalog, url, ALICE)
+        assert other.requests == []
 
 
 def test_limits(make, configure, server):

@@ -33,6 +33,8 @@ LOG = logging.getLogger(__name__)
 
 # Seconds for which an upstream that failed is not asked.
 _PASSED_OVER = 30.0
+# What is told to these in secret is not to go out readable.
+_SECRET_SCHEMES = frozenset({'https', 'ftps', 'sftp', 'nbds'})
 # Proxies that one request may come through.
 _MOST_HOPS = 8
 _TAG = re.compile(r'"[\x21\x23-\x7e]*"')
@@ -224,7 +226,7 @@ class Opener:
             except exceptions.TransferError as exc:
                 ctx.check()
                 upstream.failed(exc)
-                LOG.info('%s by %s: %s', end, upstream.base, exc)
+                LOG.warning('%s by %s: %s', end, upstream.base, exc)
                 continue
             if version is None or source.validator == version:
                 return source
@@ -235,8 +237,20 @@ class Opener:
     def _by(
         self, upstream: _Upstream, end: ends.LocationEnd
     ) -> ends.LocationEnd:
-        """The same by an upstream."""
+        """The same by an upstream.
+
+        :raises PolicyRefused: a secret would go out readable
+        """
         shown = end.location.credentials
+        if (
+            end.endpoint.scheme in _SECRET_SCHEMES
+            and upstream.base.scheme != 'https'
+            and (end.endpoint.query is not None or _is_secret(shown))
+        ):
+            raise exceptions.PolicyRefused(
+                'what only the origin may see would go out without TLS; give '
+                'the upstream an https URL'
+            )
         if self._token is not None:
             shown = _Shown(
                 shown or _credentials.Credentials(), self._token.value
@@ -267,6 +281,11 @@ class Opener:
             (self._limiter, account.limiter),
         )
         return retry.RetryingSource(limited, ctx, str(end), joinable=True)
+
+
+def _is_secret(shown: _credentials.Credentials | None) -> bool:
+    """Whether any headers tell more than the way of a request."""
+    return shown is not None and not {*shown.headers()} <= {'Via'}
 
 
 class _Counted(wrappers.SourceWrapper):
