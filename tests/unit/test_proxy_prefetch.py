@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import time
 
+import hypothesis
+from hypothesis import strategies as st
 import pytest
 
 from oslo_transfer.cache import fetcher
@@ -16,6 +19,7 @@ from oslo_transfer import exceptions
 from oslo_transfer.service.proxy import prefetch
 from oslo_transfer.service.proxy import prefetch_plan
 from oslo_transfer.service.proxy import prefetch_records
+from oslo_transfer import statefile
 from tests.servers import resource
 from tests.unit import proxies
 from tests import waiting
@@ -363,6 +367,47 @@ def test_damaged_records_are_left_alone(make, url, caplog):
         assert left['id'] == found[3].name
         assert records(proxy) == found
     assert caplog.text.count('cannot be used') == 3
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([*prefetch_records.KINDS, *prefetch_records.STATES]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(
+    [*('url', 'kind', 'iolog', 'ranges', 'rate_limit', 'headers')]
+)
+
+
+@hypothesis.given(st.dictionaries(NAMES, JSON) | JSON)
+@hypothesis.example({'url': 'a', 'kind': 'trace', 'iolog': '\ud800'})
+@hypothesis.example({'url': '\ud800', 'kind': 'full'})
+def test_any_body_is_understood_or_refused(body):
+    try:
+        found = prefetch_records.wanted_of(body)
+        prefetch_records.rate_limit_of(body)
+    except exceptions.TransferError:
+        return
+    assert prefetch_records.wanted_of(vars(found)) == found
+
+
+@hypothesis.given(st.data())
+def test_any_record_is_understood_or_refused(data):
+    record = prefetch_records.Record('0' * 32, 'full', 'x', 1.0)
+    fields = {**record.fields(), 'state': 'running'}
+    name = data.draw(st.sampled_from([*fields]))
+    fields[name] = data.draw(JSON)
+    secret = data.draw(st.none() | JSON.map(json.dumps) | st.text())
+    records = prefetch_records.Records.__new__(prefetch_records.Records)
+    with contextlib.suppress(*statefile.UNUSABLE):
+        found = records.decode('0' * 32, fields, secret)
+        assert (found.wanted is None) == (found.ended is not None)
+        json.dumps(found.fields(), allow_nan=False)
 
 
 def test_old_records_go(proxy, url, monkeypatch):

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import typing
 
-from oslo_transfer.cache import trace as _trace
 from oslo_transfer import exceptions
 from oslo_transfer.service.proxy import prefetch_records as _records
 
@@ -89,7 +88,7 @@ def _ranges(
     if wanted.kind == _records.RANGES:
         return wanted.ranges
     if wanted.kind == _records.TRACE:
-        trace = _trace.Trace.parse(wanted.iolog.encode())
+        trace = _records.trace_of(wanted.iolog)
     else:
         trace = shared.trace()
         if not trace.touches:

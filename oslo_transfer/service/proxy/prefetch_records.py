@@ -139,8 +139,9 @@ class Records(exports.Records[Record]):
             found[key] = fields[key]
         if found['kind'] not in KINDS or found['state'] not in STATES:
             raise ValueError('"kind" or "state" is none')
-        if not (math.isfinite(found['added'] + found['seconds'])):
-            raise ValueError('"added" or "seconds" is no time')
+        times = found['added'], found['seconds'], found['ended'] or 0.0
+        if not all(map(math.isfinite, times)):
+            raise ValueError('"added", "seconds" or "ended" is no time')
         wanted = None
         if found['ended'] is None:
             if secret is None:
@@ -175,11 +176,20 @@ def wanted_of(body: typing.Any) -> Wanted:
     if not isinstance(iolog, str) or bool(iolog) != (kind == TRACE):
         raise _senseless('"iolog" is the text of the kind "trace" alone')
     if iolog:
-        _trace.Trace.parse(iolog.encode(errors='surrogateescape'))
+        trace_of(iolog)
     ranges = body.get('ranges') or ()
     if bool(ranges) != (kind == RANGES):
         raise _senseless('"ranges" are of the kind "ranges" alone')
     return Wanted(url, kind, dict(headers), iolog, _ranges(ranges))
+
+
+def trace_of(iolog: str) -> _trace.Trace:
+    """The trace that somebody has sent.
+
+    :raises TransferError: it is none
+    """
+    # Only the names of files may hold anything, and they do not matter.
+    return _trace.Trace.parse(iolog.encode(errors='replace'))
 
 
 def rate_limit_of(body: Mapping[str, typing.Any]) -> int | None:
