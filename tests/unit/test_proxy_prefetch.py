@@ -373,6 +373,7 @@ JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
+    | st.sampled_from([10**400, -1])
     | st.floats()
     | st.text()
     | st.sampled_from([*prefetch_records.KINDS, *prefetch_records.STATES]),

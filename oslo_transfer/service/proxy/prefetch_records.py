@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import json
-import math
 import typing
 
 from oslo_transfer.cache import trace as _trace
@@ -140,7 +139,7 @@ class Records(exports.Records[Record]):
         if found['kind'] not in KINDS or found['state'] not in STATES:
             raise ValueError('"kind" or "state" is none')
         times = found['added'], found['seconds'], found['ended'] or 0.0
-        if not all(map(math.isfinite, times)):
+        if not all(0 <= each < _MOST for each in times):
             raise ValueError('"added", "seconds" or "ended" is no time')
         wanted = None
         if found['ended'] is None:
