@@ -25,7 +25,7 @@ import typing
 from tests import waiting
 
 PROGRAM = 'chromium'
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 _FLAGS = (
     '--headless',
     '--remote-debugging-pipe',
