@@ -15,6 +15,7 @@ import pytest
 
 from oslo_transfer.cache import trace as _trace
 from oslo_transfer import call
+from oslo_transfer.cli import prefetching
 from oslo_transfer import exceptions
 from oslo_transfer.service import proxy_client
 from tests.servers import child
@@ -107,6 +108,7 @@ class Prefetch:
 @pytest.fixture
 def prefetch(lab, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prefetching, '_INTERVAL', 0.05)
     yield Prefetch(lab, capsys, tmp_path)
     # The origin is in this process, too, so that sockets tell nothing.
     assert not [
