@@ -18,9 +18,11 @@ readonly VENV=$PWD/.venv-test
 readonly POLICY=/usr/sbin/policy-rc.d
 # The groups of functional tests. Group NAME has its packages in the profile
 # functional-NAME of bindep.txt.
-readonly GROUPS_ALL=(bittorrent cache file ftp guest http iscsi nbd sftp)
+readonly GROUPS_ALL=(bittorrent browser cache file ftp guest http iscsi nbd proxy
+    sftp)
 declare -rA GROUP_COMMANDS=(
     [bittorrent]='aria2c curl ip opentracker tc transmission-daemon'
+    [browser]='chromium nginx'
     [cache]='aria2c curl fio fusermount3 nbdcopy nbdfuse nbdinfo nbdkit nginx
         qemu-img qemu-io qemu-storage-daemon qemu-system-x86_64 wget'
     [file]='busybox fusermount3 losetup mkfs.btrfs mkfs.ext4 mkfs.xfs nbdfuse
@@ -31,6 +33,7 @@ declare -rA GROUP_COMMANDS=(
     [http]='nginx squid'
     [iscsi]='fusermount3 nbdcopy nbdfuse qemu-img qemu-nbd tgtd'
     [nbd]='nbdcopy nbdinfo nbdkit qemu-img qemu-nbd'
+    [proxy]='ip nginx qemu-img qemu-io tc'
     [sftp]='ssh-agent sshd'
 )
 

@@ -22,7 +22,7 @@ MIB = guests.MIB
 DATA = guests.DATA
 
 pytestmark = groups.marks(
-    'cache', all(map(shutil.which, ('nginx', 'qemu-img', 'qemu-io')))
+    'proxy', all(map(shutil.which, ('nginx', 'qemu-img', 'qemu-io')))
 )
 
 
