@@ -123,7 +123,7 @@ class Demand:
         self._waiting = 0
         self._closed = False
         self._full_since = 0.0
-        #: Seconds that the origin took to answer last.
+        #: Seconds that the origin takes to answer.
         self.latency = 0.0
         #: How often somebody had to wait for a block.
         self.waits = 0

@@ -10,6 +10,7 @@ that somebody does.
 
 from __future__ import annotations
 
+import collections
 import logging
 import threading
 import time
@@ -39,6 +40,9 @@ _ZEROS = memoryview(bytes(256 << 10))
 _SOON_ENOUGH = 0.005
 # Seconds that a thread waits for work before it ends.
 _IDLE = 10.0
+# One that was busy takes longer than it is far away: the quickest counts, of
+# so many.
+_ANSWERS = 8
 # Seconds that a run gives way for, before it goes on for a while.
 _PATIENCE = 2.0
 # Seconds for all threads to notice that they have to end.
@@ -70,6 +74,9 @@ class Fetcher(demand.Demand):
             max(1, count // blocks.block_bytes) for count in _AT_ONCE
         )
         self._threads: set[threading.Thread] = set()
+        self._answers: collections.deque[float] = collections.deque(
+            maxlen=_ANSWERS
+        )
         self._idle = 0
         # How many of them bring what nobody waits for.
         self._wide = _WIDE
@@ -220,9 +227,10 @@ class Fetcher(demand.Demand):
         began = time.monotonic()
         with self._origin.stream(start, end - start) as stream:
             run.opened = True
-            self.latency = time.monotonic() - began
+            answered = time.monotonic() - began
+            self._note_answer(answered)
             # It is waiting, too.
-            waited = stream.waited - self.latency
+            waited = stream.waited - answered
             carried = 0
             while start < (
                 end := min(min(stop, run.end) * size, self._blocks.size)
@@ -251,6 +259,12 @@ class Fetcher(demand.Demand):
                     now = time.monotonic()
                     self._give_way(run)
                     began += time.monotonic() - now
+
+    def _note_answer(self, seconds: float) -> None:
+        """Say how far away the origin is, by how soon it has answered."""
+        with self._changed:
+            self._answers.append(seconds)
+            self.latency = min(self._answers)
 
     def _is_in_the_way(self, level: int) -> bool:
         """Whether what is needed more badly has to have the line.
