@@ -332,6 +332,22 @@ def test_a_circle(make, here, server):
     assert two.get(other) == OTHER
 
 
+def test_all_of_a_chain_heal(make, server):
+    """Whichever has the wrong bytes."""
+    far, near = far_and_near(make, server)
+    url = server.put('/image', OTHER, etag='"1"')
+    assert near.get(url) == OTHER
+    server.put('/image', DATA, etag='"1"')
+    assert near.get(url) == OTHER == far.get(url)
+    assert near.get(url, {'Cache-Control': 'no-cache'}) == DATA
+    assert far.get(url) == DATA == near.get(url)
+    # Once, also where all who have a copy find out.
+    for each in (near, far):
+        fetched = each.image(url)['bytes_fetched']
+        assert each.get(url, {'Cache-Control': 'no-cache'}) == DATA
+        assert each.image(url)['bytes_fetched'] == fetched == 2 * len(DATA)
+
+
 # Bad luck
 
 

@@ -181,6 +181,8 @@ class Catalog:
         grant = self._get(endpoint, proof, via, again=again)
         image = self._enter(grant, endpoint, proof, via)
         if again:
+            # Proxies on the way are not to be believed either.
+            self._opener.mistrust(endpoint)
             grant.opened.mistrust()
         with self._lock:
             self._known.pop(_name_of(asked), None)

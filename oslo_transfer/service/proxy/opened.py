@@ -28,7 +28,7 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds for which one that was fetched again is not fetched once more.
+# Seconds without somebody who wants it anew, until that counts once more.
 _TRUSTED = 300.0
 # As how many the origin can be opened: any of them will do.
 _MOST_USERS = 16
@@ -386,24 +386,30 @@ class Opened:
         except exceptions.TransferError:
             return bytearray(self.blocks)
 
-    def mistrust(self) -> None:
+    def mistrust(self) -> bool:
         """Somebody has found that it is wrong: have it fetched again.
 
-        Those who find that at once, and read on, get what comes then.
+        Those who find that, too, and read on meanwhile, get what comes then.
         Blocks for the disk.
 
+        :returns: whether it is to be fetched again because of this one
         :raises TransferError: the disk does not work
         """
         with self._lock:
             now = time.monotonic()
-            if now < self._trusted_until:
-                return
-            self._trusted_until = now + _TRUSTED
+            trusted, self._trusted_until = (
+                now < self._trusted_until,
+                now + _TRUSTED,
+            )
+            shared = self.shared
+            if trusted or shared is None:
+                return False
             LOG.warning('%s: a reader wants it fetched anew', self.where)
-            if self.shared is not None:
-                # What cannot go is compared with its checksum again.
-                self.shared.blocks.doubt(0, self.size)
+            shared.image.release_origin()
+            # What cannot go is compared with its checksum again.
+            shared.blocks.doubt(0, self.size)
             self._store.evict(self.id)
+            return True
 
 
 _COUNTS = ('hits', 'misses', 'bytes_served', 'bytes_fetched')

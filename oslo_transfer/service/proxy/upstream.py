@@ -33,6 +33,8 @@ LOG = logging.getLogger(__name__)
 
 # Seconds for which an upstream that failed is not asked.
 _PASSED_OVER = 30.0
+# Seconds for which proxies are not believed of which one is to blame.
+_MISTRUSTED = 60.0
 # What is told to these in secret is not to go out readable.
 _SECRET_SCHEMES = frozenset({'https', 'ftps', 'sftp', 'nbds'})
 # Proxies that one request may come through.
@@ -173,6 +175,8 @@ class Opener:
         self._limiter = _limiter.Limiter()
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
+        # Until when what others keep of an origin is not believed.
+        self._mistrusted: dict[str, float] = {}
         self.look()
 
     @property
@@ -188,6 +192,20 @@ class Opener:
         self._limiter.rate = self._group.fetch_bytes_per_second or None
         for each in self.accounts:
             each.limiter.rate = self._group.origin_bytes_per_second or None
+
+    def mistrust(self, endpoint: _endpoint.Endpoint) -> None:
+        """What was read of an origin was wrong; a proxy may be to blame.
+
+        Those that are asked next are told to look for themselves.
+        """
+        now = time.monotonic()
+        with self._lock:
+            self._mistrusted = {
+                url: until
+                for url, until in self._mistrusted.items()
+                if until > now
+            }
+            self._mistrusted[endpoint.url()] = now + _MISTRUSTED
 
     def _account(self, endpoint: _endpoint.Endpoint) -> Account:
         scheme = endpoint.carrier or endpoint.scheme
@@ -213,6 +231,8 @@ class Opener:
         :raises TransferError: none works; why the origin itself does not
         """
         account = self._account(end.endpoint)
+        if time.monotonic() < self._mistrusted.get(end.endpoint.url(), 0.0):
+            ctx = ctx.replace(anew=True)
         for upstream in self._upstreams:
             if not upstream.works or end.endpoint.scheme == 'file':
                 continue
