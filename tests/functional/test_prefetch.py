@@ -18,8 +18,10 @@ from oslo_transfer import call
 from oslo_transfer.cli import prefetching
 from oslo_transfer import exceptions
 from oslo_transfer.service import proxy_client
+from tests import groups
 from tests.servers import child
 from tests.servers import http
+from tests.servers import nginx_proxy
 from tests.servers import proxy_service
 from tests.servers import resource
 from tests.unit import test_cli
@@ -303,6 +305,27 @@ def test_a_plain_cache(lab, prefetch, url, tmp_path):
             in prefetch.run(url, '--hot', centers=['near']).err
         )
     assert lab.origin.bytes_sent(path_of(url)) == 0
+
+
+@pytest.mark.functional
+@pytest.mark.skipif(
+    not groups.is_chosen('http', nginx_proxy.NginxProxy.found() is not None),
+    reason='the group "http" is left out',
+)
+def test_nginx_is_read_through(lab, prefetch, url, tmp_path):
+    authority = lab.origin.origin.partition('//')[2]
+    with nginx_proxy.NginxProxy(authority, '127.0.0.0/8') as cache:
+        prefetch.proxies['near'] = [cache.url]
+        prefetch.configure()
+        trace_of((100, 1)).save(str(tmp_path / 'trace'), 'image')
+        prefetch(url, '--trace', 'trace', centers=['near'])
+        # It keeps parts of a MiB; to see the size takes the first one.
+        assert MIB <= lab.origin.bytes_sent(path_of(url)) < 1.1 * MIB
+        prefetch(url, centers=['near'])
+        sent = lab.origin.bytes_sent(path_of(url))
+        assert len(DATA) <= sent < 1.1 * len(DATA)
+        prefetch(url, centers=['near'])
+        assert lab.origin.bytes_sent(path_of(url)) < sent + 100
 
 
 def test_a_limit_for_all_together(prefetch, url, lab):
