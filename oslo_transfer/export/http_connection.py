@@ -67,13 +67,12 @@ class Connection:
         self._sending = http_sending.Sending(channel, host)
         self._received = bytearray()
         self._request: http_message.Request | None = None
-        self._name = ''
+        # The name of what is no request.
+        self._refused = ''
         # Bytes of a body that is still to come, or is with the gate.
         self._body = 0
-        # Of the answer, with the time when it was asked for.
-        self._status = 0
-        self._keep = True
-        self._came = 0.0
+        self._answer: http_answer.Answer | None = None
+        # What its line in the log is for.
         self._level = logging.DEBUG
         # What the log takes.
         self._told = LOG.getEffectiveLevel()
@@ -156,9 +155,7 @@ class Connection:
             received += data
 
     def _begin(self, request: http_message.Request) -> None:
-        self._request, self._name = request, request.id
-        self._came = self._host.now
-        self._level = logging.DEBUG
+        self._request = request
         answer = self._asking.at_once(request)
         if answer is not None:
             self._start(answer)
@@ -195,14 +192,14 @@ class Connection:
 
         if not asking.is_page:
             self._level = logging.INFO
-            host.work(host.clerks, ask, self._answer, asking.whose(request))
+            host.work(host.clerks, ask, self._answered, asking.whose(request))
             return
         # Pages are looked at once a second.
         if request.head.method not in http_answer.READS:
             self._level = logging.INFO
-        host.work(host.pages, ask, self._answer)
+        host.work(host.pages, ask, self._answered)
 
-    def _answer(self, answer: http_answer.Answer) -> None:
+    def _answered(self, answer: http_answer.Answer) -> None:
         self._drop_body()
         if self.state is ASKING:
             self._start(answer)
@@ -223,9 +220,8 @@ class Connection:
         """
         more = ''
         if request is None:
-            self._request, self._name = None, next(self._host.names)
-            self._came = self.since
-            more = f'X-Request-Id: {self._name}\r\n'
+            self._request, self._refused = None, next(self._host.names)
+            more = f'X-Request-Id: {self._refused}\r\n'
         else:
             request = request.last()
         self._start(http_answer.error(why.status, str(why), request, more))
@@ -236,7 +232,7 @@ class Connection:
         except exceptions.TransferError as exc:
             answer = self._failure(exc)
             self._sending.start(answer)
-        self._status, self._keep = answer.status, answer.keep
+        self._answer = answer
         self.state = SENDING
 
     def _failure(self, exc: exceptions.TransferError) -> http_answer.Answer:
@@ -280,15 +276,16 @@ class Connection:
 
     def _done(self) -> None:
         self._sending.release()
-        self.since = self._host.now
-        counts = self._host.counts
+        answer, counts = self._answer, self._host.counts
+        assert answer is not None
         counts.requests += 1
-        if self._status >= 400:
+        if answer.status >= 400:
             counts.refused += 1
             self._level = logging.INFO
         if self._level >= self._told:
-            self._note('')
-        if not self._keep:
+            self._note(answer, '')
+        self.since = self._host.now
+        if not answer.keep:
             self.channel.finish()
             self.state = ENDING
         else:
@@ -296,19 +293,20 @@ class Connection:
         if self._received or self.channel.readable:
             self._host.again(self)
 
-    def _note(self, end: str) -> None:
+    def _note(self, answer: http_answer.Answer, end: str) -> None:
         """Tell the log of a request."""
         LOG.log(
             self._level,
             '%s %s "%s" %d, %d bytes in %.3f s%s',
-            self._name,
-            self._peer,
-            self._shown,
-            self._status,
-            self._sending.sent,
-            self._host.now - self._came,
-            end,
+            *(self._name, self._peer, self._shown),
+            *(answer.status, self._sending.sent),
+            *(self._host.now - self.since, end),
         )
+        self._level = logging.DEBUG
+
+    @property
+    def _name(self) -> str:
+        return self._refused if self._request is None else self._request.id
 
     @property
     def _shown(self) -> str:
@@ -332,10 +330,10 @@ class Connection:
         """End it, whatever it does; idempotent."""
         if self.state is CLOSED:
             return
-        if self.state in (SENDING, WAITING):
+        if self.state in (SENDING, WAITING) and self._answer is not None:
             self._host.counts.broken += 1
             self._level = logging.INFO
-            self._note(', and it ended early')
+            self._note(self._answer, ', and it ended early')
         state, self.state = self.state, CLOSED
         self.channel.close()
         # Another thread may have these still.

@@ -79,6 +79,7 @@ class Head(typing.NamedTuple):
     :ivar old: the client speaks HTTP/1.0
     :ivar keep: the client wants to go on with the connection
     :ivar length: of the body that follows, in bytes
+    :ivar id: X-Request-Id where it fits a line of a log, or ''
     """
 
     method: str
@@ -88,6 +89,7 @@ class Head(typing.NamedTuple):
     old: bool
     keep: bool
     length: int
+    id: str
 
 
 class Request(typing.NamedTuple):
@@ -95,7 +97,7 @@ class Request(typing.NamedTuple):
 
     :ivar head: all but the range
     :ivar range: the value of Range, None without it
-    :ivar id: its name in logs: X-Request-Id, if that fits there
+    :ivar id: its name in logs
     """
 
     head: Head
@@ -154,10 +156,7 @@ def parse(text: str, names: Iterator[str]) -> Request:
         if 'range' in head.fields:
             raise Refused(400, 'range is given twice')
         span = match.group(1)
-    name = head.fields.get('x-request-id')
-    if name is None or not _ID.fullmatch(name):
-        name = next(names)
-    return Request(head, span, name)
+    return Request(head, span, head.id or next(names))
 
 
 @functools.lru_cache(128)
@@ -183,7 +182,10 @@ def _parse(text: str) -> Head:
         options = fields['connection'].lower().replace(' ', '').split(',')
         keep = 'close' not in options and (keep or 'keep-alive' in options)
     target = _origin_form(target) if method in _METHODS else '/'
-    return Head(method, target, _path(target), fields, old, keep, length)
+    path, name = _path(target), fields.get('x-request-id', '')
+    if not _ID.fullmatch(name):
+        name = ''
+    return Head(method, target, path, fields, old, keep, length, name)
 
 
 def _malformed(text: str) -> Refused:

@@ -154,6 +154,13 @@ def test_errors(error, status, at_once, gate, client):
     assert bool(gate.admitted) is not at_once
 
 
+def test_who_proves_it_no_more(gate, client):
+    """His credentials have ended: newer ones may do."""
+    gate.learns = exceptions.AccessDenied('ended')
+    gate.learns.unproven = True
+    assert client.get(FAR, x_auth_token='old')[0] == 401
+
+
 @pytest.mark.parametrize(
     ('fields', 'status'),
     [
@@ -384,6 +391,24 @@ def test_bodies(method, size, gate, client):
         assert client.response()[::2] == (200, f'{method} /v1/a'.encode())
     assert client.response()[::2] == (200, b'GET /v1/b')
     assert [sent for _, sent in gate.pages] == [body, body, b'']
+
+
+def test_bodies_with_tls(gate, certs):
+    """Records are no pieces of them."""
+    body = resource.pattern(1_000_000)
+    with serve(gate, tls=certs.server_context()) as server:
+        with Client(server, certs.client_context()) as client:
+            client.send(
+                '/v1/a',
+                'POST',
+                content_length=len(body),
+                expect='100-continue',
+            )
+            assert client.head() == (100, {})
+            client.sock.sendall(body)
+            assert client.response()[2] == b'POST /v1/a'
+            assert client.get(FAR)[::2] == (200, DATA)
+    assert gate.pages[0][1] == body
 
 
 def test_a_body_that_comes_in_pieces(gate, client):

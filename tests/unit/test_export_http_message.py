@@ -36,6 +36,7 @@ def test_a_request():
         False,
         True,
         0,
+        '',
     )
     assert request.range == 'bytes=0-9'
     assert request.id == 'made'
