@@ -62,7 +62,8 @@ class Exported(typing.Protocol):
 
     #: In bytes.
     size: int
-    #: Hexadecimal; strong: changes whenever the bytes could.
+    #: What is between the quotes of its ETag (RFC 9110, 8.8.3); strong:
+    #: changes whenever the bytes could.
     etag: str
 
     @property

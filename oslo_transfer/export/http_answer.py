@@ -247,7 +247,8 @@ def _text(
     if request is not None:
         more += f'X-Request-Id: {request.id}\r\n'
     date = _date(int(time.time()))
-    return f'{_LINES[status]}Date: {date}\r\n{more}\r\n'.encode()
+    text = f'{_LINES[status]}Date: {date}\r\n{more}\r\n'
+    return text.encode('latin-1', 'replace')
 
 
 _LINES = {

@@ -100,6 +100,15 @@ def test_the_first_answer_is_like_any_other(fields, status, body, client):
     assert body is None or text == body
 
 
+def test_a_tag_that_is_not_ascii(image, client):
+    """An origin may have one; who asks for it has the same bytes."""
+    image.etag = 'gr\xf6\xdfe'
+    _status, headers, _ = client.get(FAR)
+    assert headers['etag'] == '"gr\xf6\xdfe"'
+    assert client.get(FAR, if_match=headers['etag'])[::2] == (200, DATA)
+    assert client.get(FAR, if_none_match=headers['etag'])[0] == 304
+
+
 def test_what_is_asked(gate, client):
     """All that tells one request from another, as it came."""
     path = '/http/far/a%2Fb//..%20c?x=%41&y'
