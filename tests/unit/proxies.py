@@ -88,6 +88,7 @@ class Proxy:
 
     def ask(self, method, path, body=None):
         """The status and the JSON of an answer to the administrator."""
+        self.api.tick()
         found = self.page(method, path, body, authorization=f'Bearer {ADMIN}')
         return found.status, json.loads(found.data)
 

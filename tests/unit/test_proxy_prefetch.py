@@ -206,9 +206,40 @@ def test_it_waits_while_the_origin_is_away(proxy, url, server):
     identifier = proxy.prefetch(url=url, kind='full')
     path = f'{BASE}/{identifier}'
     waiting.until(lambda: proxy.get(path)['problem'])
-    assert proxy.get(path)['state'] == 'running'
+    # Others have their turn meanwhile.
+    other = server.put('/other', DATA)
+    more = [
+        proxy.prefetch(url=url, kind='ranges', ranges=[[number, 1]])
+        for number in range(prefetch.AT_ONCE)
+    ]
+    proxy.ended(proxy.prefetch(url=other, kind='full'))
+    assert proxy.get(path)['problem']
     server.put('/image', DATA)
+    for each in more:
+        proxy.ended(each)
     assert proxy.ended(identifier)['bytes_here'] == len(DATA)
+
+
+def test_one_that_is_due_is_tried_once(proxy, server):
+    """Also where it has to wait for its turn for long."""
+    paths = [f'/{number}' for number in range(prefetch.AT_ONCE)]
+    url = server.serve('/away', lambda _, conn: conn.reply(503, b'later'))
+    away = f'{BASE}/{proxy.prefetch(url=url, kind="full")}'
+    waiting.until(lambda: proxy.get(away)['problem'])
+    with proxies.held(server, DATA, *paths):
+        jobs = [
+            proxy.prefetch(url=server.url(path), kind='full') for path in paths
+        ]
+        queue = proxy.prefetches._pool._work_queue
+        # Each look is a tick, too.
+        waiting.until(lambda: proxy.get(away) and queue.qsize())
+        for _ in range(20):
+            proxy.get(away)
+        assert queue.qsize() == 1
+    for job in jobs:
+        proxy.ended(job)
+    server.put('/away', DATA)
+    waiting.until(lambda: proxy.get(away)['state'] == 'done')
 
 
 def test_another_version_meanwhile(proxy, url, server):

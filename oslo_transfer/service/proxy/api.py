@@ -110,8 +110,9 @@ class Api:
         return self._routes
 
     def tick(self) -> None:
-        """Take a sample for the rates; called about once a second."""
+        """Do what is due; called about once a second."""
         self._note()
+        self._prefetches.tick()
 
     def summary(self) -> dict[str, typing.Any]:
         """How the proxy is, in JSON types."""

@@ -164,7 +164,11 @@ _SCHEMAS: Mapping[str, _Schema] = {
             'Bytes per second; null for what is configured.',
             minimum=1,
         ),
-        state={'enum': list(prefetch_records.STATES)},
+        state={
+            'enum': list(prefetch_records.STATES),
+            'description': 'Those that wait do so for their turn; or, where '
+            'there is a problem, to be tried again.',
+        },
         image=_of(['string', 'null'], 'Its ID, once it is known.'),
         bytes_wanted=_of(
             ['integer', 'null'],

@@ -59,6 +59,9 @@ class Job:
         self.problem = ''
         #: What runs it.
         self.future: futures.Future[None] | None = None
+        # When it is to be tried again, by ``time.monotonic()``.
+        self._due: float | None = None
+        self._pause = _SHORTEST
         self._plan: _plan.Plan | None = None
         self._since: float | None = None
         self._made: hydrate.Prefetch | None = None
@@ -73,6 +76,22 @@ class Job:
         """It runs from now on."""
         self._since = time.monotonic()
         self.record = dataclasses.replace(self.record, state=_records.RUNNING)
+
+    def wait(self, problem: str) -> None:
+        """It is to be tried again later; meanwhile others have their turn."""
+        self.problem = problem
+        if not problem:
+            self._pause = _SHORTEST
+        self.record = dataclasses.replace(self.now(), state=_records.WAITING)
+        self._since, self._due = None, time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST)
+
+    def becomes_due(self) -> bool:
+        """Whether it is to be tried again now; that is told once."""
+        if self._due is None or self._due > time.monotonic():
+            return False
+        self._due = None
+        return True
 
     def found(self, image: str, plan: _plan.Plan) -> None:
         """It is known what it wants."""
@@ -95,19 +114,20 @@ class Job:
 
     def now(self) -> Record:
         """Its record, with how far it has come."""
-        plan, record = self._plan, self.record
-        if record.ended is None and self._since is not None:
-            seconds = record.seconds + time.monotonic() - self._since
-            record = dataclasses.replace(
-                record, seconds=seconds, problem=self.problem
-            )
-        if record.ended is None and plan is not None:
-            record = dataclasses.replace(record, bytes_here=plan.here)
-        return record
+        record, plan, since = self.record, self._plan, self._since
+        if record.ended is not None:
+            return record
+        now = time.monotonic()
+        return dataclasses.replace(
+            record,
+            seconds=record.seconds + (now - since if since else 0.0),
+            problem=self.problem,
+            bytes_here=None if plan is None else plan.here,
+        )
 
     def end(self, state: str, problem: str = '') -> None:
         """It has come to its end."""
-        self.problem = problem
+        self._due = None
         self.record = dataclasses.replace(
             self.now(),
             state=state,
@@ -165,6 +185,13 @@ class Prefetches:
         # One that waits for an origin ends with the catalog.
         futures.wait(running, _PATIENCE)
         self._records.close()
+
+    def tick(self) -> None:
+        """Try again what is due; called about once a second."""
+        with self._lock:
+            for job in self._jobs.values():
+                if job.becomes_due():
+                    self._submit(job)
 
     def _submit(self, job: Job) -> None:
         job.future = self._pool.submit(self._run, job)
@@ -262,23 +289,32 @@ class Prefetches:
             if job.record.ended is not None or self._ctx.stop.is_set():
                 return
             job.begin()
-        try:
-            self._bring(job)
-        except exceptions.TransferCancelled:
-            if not job.cancelled.is_set():
-                return  # The next process goes on.
-            state, problem = _records.CANCELLED, ''
-        except exceptions.TransferError as exc:
-            LOG.warning('prefetching %s: %s', job.record.origin, exc)
-            state, problem = _records.FAILED, str(exc)
-        except Exception:
-            LOG.exception('prefetching %s', job.record.origin)
-            state, problem = _records.FAILED, 'a bug; see the log'
-        else:
-            LOG.info('%s is prefetched', job.record.origin)
-            state, problem = _records.DONE, ''
+        state, problem = self._go_on(job)
         with self._lock:
-            self._end(job, state, problem)
+            if state != _records.WAITING:
+                self._end(job, state, problem)
+            elif job.cancelled.is_set():
+                self._end(job, _records.CANCELLED)
+            else:
+                job.wait(problem)
+
+    def _go_on(self, job: Job) -> tuple[str, str]:
+        """Bring what is missing; returns what becomes of it, and why."""
+        where = job.record.origin
+        try:
+            if not self._go_through(job):
+                return _records.WAITING, ''
+        except exceptions.TransferError as exc:
+            # It is cancelled where somebody has closed the image, too.
+            if exc.retryable or isinstance(exc, exceptions.TransferCancelled):
+                return _records.WAITING, str(exc)
+            LOG.warning('prefetching %s: %s', where, exc)
+            return _records.FAILED, str(exc)
+        except Exception:
+            LOG.exception('prefetching %s', where)
+            return _records.FAILED, 'a bug; see the log'
+        LOG.info('%s is prefetched', where)
+        return _records.DONE, ''
 
     def _end(self, job: Job, state: str, problem: str = '') -> None:
         job.end(state, problem)
@@ -288,37 +324,10 @@ class Prefetches:
         except exceptions.TransferError as exc:
             LOG.warning('the end of a prefetch is not noted: %s', exc)
 
-    def _bring(self, job: Job) -> None:
-        """Try until it is all here.
-
-        :raises TransferError: it makes no sense to go on
-        """
-        pause = _SHORTEST
-        while True:
-            try:
-                if self._go_through(job):
-                    return
-                job.problem = ''
-            except exceptions.TransferError as exc:
-                self._check(job)
-                # As it is where somebody has closed the image.
-                cancelled = isinstance(exc, exceptions.TransferCancelled)
-                if not (exc.retryable or cancelled):
-                    raise
-                job.problem = str(exc)
-            self._sleep(job, pause)
-            pause = min(2 * pause, _LONGEST)
-
     def _check(self, job: Job) -> None:
         self._ctx.check()
         if job.cancelled.is_set():
             raise exceptions.TransferCancelled('the prefetch was cancelled')
-
-    def _sleep(self, job: Job, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._check(job)
-            job.cancelled.wait(min(left, _context.TICK))
 
     def _go_through(self, job: Job) -> bool:
         """Have brought what is missing; returns whether nothing is then."""
