@@ -27,6 +27,7 @@ from oslo_transfer.service import images
 from oslo_transfer.service import outlets
 from oslo_transfer.service import promoting
 from oslo_transfer.service import role
+from oslo_transfer.service import scrubbing
 from oslo_transfer.service import serving
 
 if typing.TYPE_CHECKING:
@@ -39,8 +40,6 @@ _PATIENCE = 3.0
 _BUSY = 10.0
 #: How many exports are looked after at once.
 _KEEPERS = 4
-# Bytes per second that are compared: readers are not to notice.
-_SCRUB_RATE = 100 << 20
 # How many names are remembered that were given up.
 _MOST_GIVEN_UP = 1024
 
@@ -65,7 +64,6 @@ class CacheRole(role.Role):
             maxlen=_MOST_GIVEN_UP
         )
         self._stopping = threading.Event()
-        self._scrubbing = threading.Lock()
         self._stack = contextlib.ExitStack()
         self._keepers = futures.ThreadPoolExecutor(
             _KEEPERS, 'oslo-transfer-cache'
@@ -91,6 +89,9 @@ class CacheRole(role.Role):
                 owner=self._conf.oslo_transfer_service.control_socket,
             )
             stack.callback(self._store.close)
+            self._scrubber = scrubbing.Scrubber(
+                self._store, self._stopping, '/v1/cache/scrub'
+            )
             traces = os.path.join(state, 'traces')
             with oserrors.os_errors(f'making {traces}'):
                 os.makedirs(traces, mode=0o700, exist_ok=True)
@@ -211,7 +212,7 @@ class CacheRole(role.Role):
             role.Route('POST', '/v1/cached', self._add),
             role.Route('DELETE', '/v1/cached/', self._remove),
             role.Route('GET', '/v1/traces/', self._trace),
-            role.Route('POST', '/v1/cache/scrub', self._scrub),
+            self._scrubber.route,
         )
 
     def _list(self, _: str, _body: Mapping[str, typing.Any]) -> role.Reply:
@@ -284,24 +285,6 @@ class CacheRole(role.Role):
             raise exceptions.NotFound(f'there is no attachment {name}')
         noted = self._images.trace(served.record).dump('image')
         return http.HTTPStatus.OK, {'iolog': noted.decode('ascii')}
-
-    def _scrub(self, _: str, _body: Mapping[str, typing.Any]) -> role.Reply:
-        if not self._scrubbing.acquire(blocking=False):
-            raise exceptions.Unavailable('the blocks are being looked at')
-        threading.Thread(
-            target=self._look_at_all, name='oslo-transfer-scrub', daemon=True
-        ).start()
-        return http.HTTPStatus.ACCEPTED, {}
-
-    def _look_at_all(self) -> None:
-        try:
-            damaged = self._store.scrub(self._stopping, _SCRUB_RATE)
-        except exceptions.TransferError as exc:
-            LOG.error('scrubbing has ended early: %s', exc)
-        else:
-            LOG.info('all blocks were looked at; %d were damaged', damaged)
-        finally:
-            self._scrubbing.release()
 
 
 def _record(body: Mapping[str, typing.Any]) -> cached.Record:

@@ -184,11 +184,20 @@ class Client:
         self.ask('DELETE', f'/v1/cached/{_checked(identifier)}')
 
     def scrub(self) -> None:
-        """Have all blocks of the cache compared with their checksums.
+        """Have all blocks that are kept compared with their checksums.
 
         Does not wait for the end.
+
+        :raises CapabilityMissing: the service has no role that keeps any
         """
-        self.ask('POST', '/v1/cache/scrub', {})
+        missing = 0
+        for name in ('cache', 'proxy'):
+            try:
+                self.ask('POST', f'/v1/{name}/scrub', {})
+            except exceptions.CapabilityMissing:
+                missing += 1
+                if missing == 2:
+                    raise
 
     def trace(self, identifier: str) -> bytes:
         """What was read of an image first, as an iolog of fio(1).

@@ -417,6 +417,19 @@ def test_a_damaged_block(proxy, here, server):
     assert store['blocks_damaged'] == 1
 
 
+def test_it_is_scrubbed(proxy, here, server):
+    """What is damaged is found before anybody asks for it."""
+    url = server.put('/image', DATA)
+    assert proxy.get(url) == DATA
+    damage(data_file(here))
+    done = proxy.run('cache', 'scrub')
+    assert done.returncode == 0, done.stderr
+    waiting.until(
+        lambda: '1 were damaged' in proxy.log.read_text(),
+    )
+    assert proxy.get(url) == DATA
+
+
 def test_a_block_that_is_damaged_while_it_is_open(
     proxy, here, server, conf, tmp_path
 ):

@@ -28,6 +28,7 @@ from oslo_transfer.service.proxy import opts
 from oslo_transfer.service.proxy import policy as _policy
 from oslo_transfer.service.proxy import records as _records
 from oslo_transfer.service.proxy import upstream as _upstream
+from oslo_transfer.service import scrubbing
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
@@ -114,6 +115,10 @@ class Catalog:
                 owner=conf.oslo_transfer_service.control_socket,
             )
             stack.callback(self._store.close)
+            #: Compares what is kept with its checksums.
+            self.scrubber = scrubbing.Scrubber(
+                self._store, self._stopping, '/v1/proxy/scrub'
+            )
             traces = os.path.join(state, 'traces')
             with oserrors.os_errors(f'making {traces}'):
                 os.makedirs(traces, mode=0o700, exist_ok=True)

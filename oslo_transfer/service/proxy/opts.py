@@ -68,7 +68,7 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.ListOpt(
         'origins',
         default=[],
-        help='What may be asked for: URLs, each with all that begins with it '
+        help='What may be asked for: URLs, each with all below it '
         '(http://images.example/public/). Everything else is refused, so '
         'that nobody reaches through the proxy what he could not reach '
         'himself. What is listed is trusted: it may be on any network. Empty '

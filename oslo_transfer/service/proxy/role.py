@@ -157,4 +157,4 @@ class ProxyRole(role.Role):
         return self._api.summary()
 
     def routes(self) -> Sequence[role.Route]:
-        return self._api.routes()
+        return (*self._api.routes(), self._catalog.scrubber.route)
