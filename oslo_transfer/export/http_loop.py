@@ -28,6 +28,7 @@ from oslo_transfer.export import gate as _gate
 from oslo_transfer.export import http_channel
 from oslo_transfer.export import http_connection
 from oslo_transfer.export import http_host
+from oslo_transfer.export import listening
 from oslo_transfer.export import workers as _workers
 
 LOG = logging.getLogger(__name__)
@@ -285,10 +286,16 @@ class Loop:
     def _take(self, sock: socket.socket, peer: str) -> None:
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self._connections) >= self._most and not self._end_idle():
-            sock.close()
-            LOG.warning('more than %d clients at once', self._most)
-            return
+        crowded = listening.is_one_too_many(sock)
+        if crowded or len(self._connections) >= self._most:
+            if not self._end_idle():
+                sock.close()
+                LOG.warning('%d clients at once are too many', len(self) + 1)
+                return
+            if crowded:
+                # Have the one that has become free, and leave this one.
+                with sock:
+                    sock = sock.dup()
         channel = (
             http_channel.Channel(sock)
             if self._tls is None

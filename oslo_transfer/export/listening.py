@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import resource
 import socket
 import stat
 
@@ -16,6 +17,9 @@ from oslo_transfer import oserrors
 
 # Of those who come at once; the system may set a lower one.
 _BACKLOG = 4096
+# Descriptors that are for files and for origins, not for clients; of few, a
+# part.
+_RESERVE, _PART = 64, 4
 # Bytes of a socket's name with the zero at its end; unix(7).
 _MOST_NAME = 108
 
@@ -72,6 +76,17 @@ class Listener:
         with contextlib.suppress(OSError):
             if _identity(self._path) == identity:
                 os.unlink(self._path)
+
+
+def is_one_too_many(sock: socket.socket) -> bool:
+    """Whether a client has one of the descriptors that others need.
+
+    The kernel gives the lowest one that is free: open(2).
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return False
+    return sock.fileno() >= most - min(_RESERVE, most // _PART)
 
 
 def _tcp(host: str, port: int) -> socket.socket:

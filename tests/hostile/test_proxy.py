@@ -8,6 +8,7 @@ import contextlib
 import pathlib
 import random
 import re
+import resource as limits
 import selectors
 import socket
 import struct
@@ -593,6 +594,19 @@ def test_300_clients(origin):
         assert memory_of(proxy) < MOST_MEMORY
         hangs.set()
         assert 'Traceback' not in proxy.log.read_text()
+
+
+def test_too_few_descriptors(origin):
+    """Those that images and origins need are not for clients."""
+    with running(origin) as proxy, contextlib.ExitStack() as stack:
+        limits.prlimit(proxy.pid, limits.RLIMIT_NOFILE, (160, 160))
+        for _ in range(200):
+            stack.enter_context(connect(proxy))
+        url = origin.put('/cold', DATA)
+        assert ask(proxy, f'{path_of(origin)}/cold') == (200, DATA)
+        with nbd(proxy) as client:
+            assert client.go(url) == len(DATA)
+            assert client.read(5, 9) == DATA[5:14]
 
 
 def test_one_who_asks_for_all_there_is_not(proxy, origin):
