@@ -37,6 +37,8 @@ _THEMES = (
     'export_http',
     'boot',
     'promote',
+    'wan',
+    'proxy',
     'process',
 )
 _SIZE = 1024

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from concurrent import futures
 import contextlib
+import http.client
 import pathlib
 import tempfile
 import time
 import typing
+import urllib.parse
 
 from bench import worker
 from oslo_transfer.cache import blocks as _blocks
@@ -130,6 +132,29 @@ def replay(
             'fetched': image.statistics()['bytes_fetched'],
             'requests': image.statistics()['requests'],
         }
+
+
+def in_place(url: str) -> dict[str, typing.Any]:
+    """Read the same over HTTP, as a guest whose disk that is.
+
+    One read after the other, without thinking; nothing is kept.
+
+    :param url: of the image
+    :raises OSError: an answer is something else
+    """
+    split = urllib.parse.urlsplit(url)
+    assert split.hostname
+    started = time.perf_counter()
+    with contextlib.closing(
+        http.client.HTTPConnection(split.hostname, split.port)
+    ) as conn:
+        for touch in _trace.Trace.load(str(TRACE)).touches:
+            span = f'bytes={touch.offset}-{touch.offset + touch.length - 1}'
+            conn.request('GET', split.path, headers={'Range': span})
+            with conn.getresponse() as answer:
+                if len(answer.read()) != touch.length:
+                    raise OSError(f'{answer.status} for {span}')
+    return {'seconds': time.perf_counter() - started}
 
 
 def _boot(image: _image.CachedImage, todo: Iterator[Step]) -> None:

@@ -67,6 +67,10 @@ def configuration(options: Mapping[str, typing.Any]) -> typing.Any:
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[], default_config_dirs=[])
     opts.register_opts(conf)
+    for center in options.get('datacenters', ()):
+        conf.register_opts(
+            opts.DATACENTER_OPTIONS, group=f'{opts.DATACENTER_GROUP}{center}'
+        )
     for key, value in options.items():
         group, _dot, name = key.rpartition('.')
         conf.set_override(name, value, group=group or opts.GROUP)
@@ -124,6 +128,13 @@ def replay(**arguments: typing.Any) -> dict[str, typing.Any]:
     return replay.replay(**arguments)
 
 
+def boot_in_place(url: str) -> dict[str, typing.Any]:
+    """Read the same over HTTP, without a cache."""
+    from bench import replay
+
+    return replay.in_place(url)
+
+
 def requests_loop(url: str, dst: str) -> dict[str, typing.Any]:
     """What many programs, and OpenStack's clients, do."""
     import requests
@@ -145,6 +156,7 @@ def cached(what: str, **arguments: typing.Any) -> dict[str, typing.Any]:
 
 
 _JOBS: dict[str, Callable[..., dict[str, typing.Any]]] = {
+    'boot_in_place': boot_in_place,
     'cached': cached,
     'copy': copy,
     'digest': digest,
