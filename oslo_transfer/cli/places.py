@@ -10,6 +10,7 @@ import typing
 from oslo_transfer.cli import base
 from oslo_transfer.cli import credentials
 from oslo_transfer import datacenters
+from oslo_transfer import endpoint
 from oslo_transfer import exceptions
 from oslo_transfer.service import proxy_client
 
@@ -17,6 +18,8 @@ if typing.TYPE_CHECKING:
     from oslo_config import cfg
 
     from oslo_transfer import call as _call
+
+_UNIX = 'unix'
 
 
 class Places:
@@ -39,8 +42,9 @@ class Places:
         self.keyring = credentials.Keyring(
             parsed_args.auth_file, os.environ, command.app.console
         )
+        self._conf = conf
         names = dict.fromkeys(parsed_args.datacenter)
-        self.centers = [self.get(name) for name in names]
+        self.centers = [self.get(name) for name in names] or [_here(conf)]
 
     def get(self, name: str) -> datacenters.Datacenter:
         """One with proxies."""
@@ -59,13 +63,30 @@ class Places:
 
     def ask(
         self, proxy: datacenters.Proxy, call: _call.Call
-    ) -> proxy_client.ProxyClient:
+    ) -> proxy_client.ProxyApi:
         """What asks a proxy."""
+        if is_here(proxy):
+            return proxy_client.HostProxy(self._conf, call.ctx)
         location = self.keyring.location(proxy.base.text())
         token = None
         if location.credentials is not None:
             token = next(iter(location.credentials.headers().values()), None)
         return proxy_client.ProxyClient(proxy.base, call.ctx, token=token)
+
+
+def is_here(proxy: datacenters.Proxy) -> bool:
+    """Whether it is the one of this host, which is asked by a socket."""
+    return proxy.base.scheme == _UNIX
+
+
+def _here(conf: cfg.ConfigOpts) -> datacenters.Datacenter:
+    path = conf.oslo_transfer_service.control_socket
+    return datacenters.Datacenter(
+        name='',
+        names=frozenset(),
+        networks=(),
+        proxies=(datacenters.Proxy(endpoint.Endpoint(_UNIX, path=path)),),
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--datacenter',
         metavar='NAME',
         action='append',
-        required=True,
-        help='one of the option datacenters; may be repeated',
+        default=[],
+        help='one of the option datacenters; may be repeated. Without it the '
+        'proxy of this host is asked, by the socket of the service',
     )
     parser.add_argument(
         '--auth-file',

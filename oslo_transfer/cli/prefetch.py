@@ -68,7 +68,8 @@ In the night, with half of the link::
   oslo-transfer prefetch --datacenter tokyo --rate-limit 60M --no-wait \\
       https://images.example/debian.raw https://images.example/fedora.raw
 
-Each datacenter's first proxy that answers is asked; it is the one that hosts
+Without --datacenter it is the proxy of this host; that needs no token. Else
+each datacenter's first proxy that answers is asked; it is the one that hosts
 there ask, too. It goes on by itself, also after a restart and when the link
 was cut, until it is done. Ctrl-C ends what this command has begun; what has
 arrived stays, and the same command goes on from there.
@@ -321,7 +322,7 @@ def _failure(
         return first.error
     return exceptions.AllSourcesFailed(
         f'{len(failed)} of {len(tasks)} were not prefetched; '
-        f'{first.what.location} in {first.datacenter}: '
+        f'{first.what.location} in {first.datacenter or "this host"}: '
         f'{first.problem or first.state}'
     )
 
@@ -329,7 +330,7 @@ def _failure(
 def _row(task: prefetching.Task) -> Sequence[typing.Any]:
     return (
         str(task.what.location),
-        task.datacenter,
+        columns.Text(task.datacenter or None),
         columns.Text(str(task.proxy) if task.proxy else None),
         task.what.kind,
         task.state,
@@ -347,7 +348,7 @@ def _listed(
     fields: typing.Mapping[str, typing.Any],
 ) -> Sequence[typing.Any]:
     return (
-        center.name,
+        columns.Text(center.name or None),
         str(proxy),
         fields.get('origin'),
         fields.get('kind'),

@@ -17,7 +17,9 @@ import typing
 import oslo_transfer
 from oslo_transfer import buffers
 from oslo_transfer.cache import trace as _trace
+from oslo_transfer.cli import places
 from oslo_transfer import context as _context
+from oslo_transfer import credentials as _credentials
 from oslo_transfer import datacenters
 from oslo_transfer import ends
 from oslo_transfer import exceptions
@@ -98,7 +100,7 @@ def _count(value: typing.Any) -> int | None:
 
 
 #: What asks a proxy, with the limits of a call.
-Ask = Callable[[datacenters.Proxy, '_call.Call'], proxy_client.ProxyClient]
+Ask = Callable[[datacenters.Proxy, '_call.Call'], proxy_client.ProxyApi]
 
 
 class Center:
@@ -193,12 +195,13 @@ class Center:
 
     def _hand_over(self, task: Task, proxy: datacenters.Proxy) -> None:
         end = ends.end_of(task.what.location, self._call.driver)
-        # Refuses what would show secrets to others.
-        made = proxied.through(proxy, end, None)
+        if not places.is_here(proxy):
+            # Refuses what would show secrets to others.
+            proxied.through(proxy, end, None)
         wanted: dict[str, typing.Any] = {
             'url': end.endpoint.without_userinfo().text(),
             'kind': task.what.kind,
-            'headers': _headers(made),
+            'headers': _headers(task.what.location),
         }
         if task.what.trace is not None:
             wanted['iolog'] = task.what.trace.dump('image').decode('ascii')
@@ -284,9 +287,13 @@ def _is_open(task: Task) -> bool:
 
 def _headers(location: oslo_transfer.Location) -> dict[str, str]:
     """What proves to the origin who asks."""
-    proof = location.credentials
+    endpoint, proof = location.endpoint, location.credentials
     if proof is None:
-        return {}
+        if endpoint.username is None:
+            return {}
+        proof = _credentials.LoginCredentials(
+            endpoint.username, endpoint.password or ''
+        )
     found = dict(proof.headers())
     if (login := proof.login()) is not None:
         text = base64.b64encode(':'.join(login).encode()).decode('ascii')

@@ -224,6 +224,18 @@ class Client:
         :raises ProtocolError: the answer makes no sense
         :raises TransferError: what the service says
         """
+        return self.exchange(method, path, body)[1]
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        body: typing.Mapping[str, typing.Any] | None = None,
+    ) -> tuple[int, dict[str, typing.Any]]:
+        """As :meth:`ask`, with the HTTP status in front.
+
+        :raises TransferError: as there
+        """
         data = b'' if body is None else json.dumps(body).encode()
         head = (
             f'{method} {path} HTTP/1.1\r\nHost: localhost\r\n'
@@ -232,7 +244,7 @@ class Client:
         status, fields = _parse(self._exchange(head.encode('ascii') + data))
         if status >= http.HTTPStatus.BAD_REQUEST:
             raise errors.restore(fields.get('error'), fields.get('message'))
-        return fields
+        return status, fields
 
     def _exchange(self, request: bytes) -> bytes:
         end = time.monotonic() + TIMEOUT

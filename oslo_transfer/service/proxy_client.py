@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a proxy over TCP; imports nothing that serves."""
+"""Asks a proxy, also of another host; imports nothing that serves."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 import contextlib
 import http.client
@@ -13,9 +14,13 @@ import urllib.parse
 from oslo_transfer import context as _context
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
+from oslo_transfer.service import client
 from oslo_transfer.service import errors
 from oslo_transfer import sockets
 from oslo_transfer import tls
+
+if typing.TYPE_CHECKING:
+    from oslo_config import cfg
 
 # Where the CA of servers, and a client's certificate, are configured.
 _TLS_GROUP = 'oslo_transfer_http'
@@ -23,46 +28,25 @@ _SCHEMES = ('http', 'https')
 _MAX_ANSWER = 64 << 20
 
 
-class ProxyClient:
-    """Each method asks once, and keeps the limits of the context.
+class ProxyApi(abc.ABC):
+    """The control API of a proxy: each method asks once.
 
     What the proxy itself met is raised as the library's own error.
-
-    :param base: what the URLs of the proxy begin with; never repeated with
-        its secrets
-    :param ctx: the limits; with the options in use
-    :param token: one of its tokens, or None
-    :raises InvalidEndpoint: it is no URL of a proxy
-    :raises ConfigurationError: the token cannot be one
     """
 
-    def __init__(
-        self,
-        base: _endpoint.Endpoint | str,
-        ctx: _context.Context,
-        *,
-        token: str | None = None,
-    ) -> None:
-        if isinstance(base, str):
-            base = _endpoint.parse(base)
-        if base.scheme not in _SCHEMES or base.query is not None:
-            raise exceptions.InvalidEndpoint(
-                f'{base} is no URL of a proxy, like https://proxy.example:8480'
-            )
-        if token is not None and not (
-            token.isascii() and token.isprintable() and ' ' not in token
-        ):
-            raise exceptions.ConfigurationError(
-                f'the token for {base} has characters that no token has'
-            )
-        self._base = base.without_userinfo()
-        self._ctx = ctx
-        self._token = token
-
     @property
+    @abc.abstractmethod
     def where(self) -> str:
         """The proxy, for people."""
-        return str(self._base)
+
+    @abc.abstractmethod
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, typing.Any] | None = None,
+    ) -> tuple[int, dict[str, typing.Any]]:
+        """Ask; returns the HTTP status and the answer."""
 
     def summary(self) -> dict[str, typing.Any]:
         """How the proxy is."""
@@ -103,8 +87,10 @@ class ProxyClient:
 
         :raises NotFound: there is no such image
         """
-        method = 'POST' if pinned else 'DELETE'
-        return self.ask(method, f'/v1/proxy/pins/{_quote(identifier)}')
+        path = f'/v1/proxy/pins/{_quote(identifier)}'
+        return (
+            self.ask('POST', path, {}) if pinned else self.ask('DELETE', path)
+        )
 
     def prefetch(
         self, wanted: Mapping[str, typing.Any]
@@ -160,6 +146,73 @@ class ProxyClient:
         :raises TransferError: what the proxy says
         """
         return self._ask(method, path, body)[1]
+
+    def _nonsense(self) -> exceptions.ProtocolError:
+        return exceptions.ProtocolError(
+            f'{self.where} does not answer like the control API of a proxy; '
+            f'is it its HTTP port?'
+        )
+
+
+class HostProxy(ProxyApi):
+    """The proxy of this host, by the unix socket of the service.
+
+    :param conf: says where that is
+    :param ctx: the limits
+    """
+
+    where = 'the service of this host'
+
+    def __init__(self, conf: cfg.ConfigOpts, ctx: _context.Context) -> None:
+        self._client = client.Client(conf, ctx)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, typing.Any] | None = None,
+    ) -> tuple[int, dict[str, typing.Any]]:
+        return self._client.exchange(method, path, body)
+
+
+class ProxyClient(ProxyApi):
+    """A proxy by TCP.
+
+    :param base: what the URLs of the proxy begin with; never repeated with
+        its secrets
+    :param ctx: the limits; with the options in use
+    :param token: one of its tokens, or None
+    :raises InvalidEndpoint: it is no URL of a proxy
+    :raises ConfigurationError: the token cannot be one
+    """
+
+    def __init__(
+        self,
+        base: _endpoint.Endpoint | str,
+        ctx: _context.Context,
+        *,
+        token: str | None = None,
+    ) -> None:
+        if isinstance(base, str):
+            base = _endpoint.parse(base)
+        if base.scheme not in _SCHEMES or base.query is not None:
+            raise exceptions.InvalidEndpoint(
+                f'{base} is no URL of a proxy, like https://proxy.example:8480'
+            )
+        if token is not None and not (
+            token.isascii() and token.isprintable() and ' ' not in token
+        ):
+            raise exceptions.ConfigurationError(
+                f'the token for {base} has characters that no token has'
+            )
+        self._base = base.without_userinfo()
+        self._ctx = ctx
+        self._token = token
+
+    @property
+    def where(self) -> str:
+        """The proxy, for people."""
+        return str(self._base)
 
     def _ask(
         self,
@@ -248,12 +301,6 @@ class ProxyClient:
         if self._token is not None:
             lines.append(f'Authorization: Bearer {self._token}')
         return '\r\n'.join([*lines, '', '']).encode('ascii')
-
-    def _nonsense(self) -> exceptions.ProtocolError:
-        return exceptions.ProtocolError(
-            f'{self.where} does not answer like the control API of a proxy; '
-            f'is it its HTTP port?'
-        )
 
 
 def _quote(identifier: str) -> str:

@@ -238,7 +238,6 @@ def test_without_a_token(prefetch, url):
         (('http://a/b',), ['nowhere'], 3, 'known are: near, far'),
         (('http://a/b', '--hot', '--full'), ['near'], 2, 'not allowed'),
         (('http://a/b', '--trace', 'nothing'), ['near'], 6, 'nothing'),
-        (('http://a/b',), [], 2, '--datacenter'),
         ((), ['near'], 2, 'SRC'),
     ],
 )
@@ -305,6 +304,28 @@ def test_a_plain_cache(lab, prefetch, url, tmp_path):
             in prefetch.run(url, '--hot', centers=['near']).err
         )
     assert lab.origin.bytes_sent(path_of(url)) == 0
+
+
+def test_the_proxy_of_this_host(lab, prefetch, url):
+    """By the socket of the service it needs no token."""
+    near = lab.proxies['near']
+    prefetch.auth.write_text('')
+    prefetch.configure()
+    with open(prefetch.config, 'a') as file:
+        file.write('\n[oslo_transfer_service]\n')
+        file.write(f'control_socket = {near.path}/sock\n')
+    (row,) = prefetch(url, centers=[])
+    assert (row['state'], row['here']) == ('done', len(DATA))
+    assert row['datacenter'] is None
+    assert near.image(url)['bytes_here'] == len(DATA)
+    listed = prefetch('list', centers=[])
+    assert row['id'] in [each['id'] for each in listed]
+
+
+def test_no_proxy_on_this_host(prefetch, url):
+    ran = prefetch.run(url, centers=[])
+    assert ran.status == 13
+    assert 'no service' in ran.err
 
 
 @pytest.mark.functional

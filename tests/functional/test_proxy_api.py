@@ -13,6 +13,8 @@ import urllib.request
 import openapi_spec_validator
 import pytest
 
+from oslo_transfer import call
+from oslo_transfer.service import proxy_client
 from tests.servers import proxy_service
 from tests.servers import resource
 from tests.unit import test_proxy_api
@@ -119,6 +121,12 @@ def test_the_unix_socket_needs_no_token(proxy, server):
     )
     path = f'/v1/proxy/prefetches/{job["id"]}'
     waiting.until(lambda: proxy.client.ask('GET', path)['state'] == 'done')
+    here = proxy_client.HostProxy(
+        proxy.conf(), call.Call(proxy.conf(), None, None, None).ctx
+    )
+    (image,) = here.images()
+    assert here.pin(image['id'], True)['pinned']
+    assert not here.pin(image['id'], False)['pinned']
     status = proxy.client.status()['roles']['proxy']
     assert status['totals']['bytes_fetched'] >= len(DATA)
     server.delete('/image')
