@@ -47,14 +47,13 @@ def here():
 
 @pytest.fixture
 def make(here):
-    """Starts a proxy; a name stands for its state."""
+    """Starts proxies in this process; a name stands for the state of one."""
     with contextlib.ExitStack() as stack:
 
-        def make(name='p', groups=None, **options):
+        def make(name='p', groups=None, kind=None, **options):
             path = here / name
             path.mkdir(exist_ok=True)
-            options.setdefault('origins', 'http://127.0.0.1/, http://other/')
-            made = proxy_service.ProxyService(
+            made = (kind or proxy_service.LocalProxy)(
                 path, {'oslo_transfer_proxy': options, **(groups or {})}
             )
             return stack.enter_context(made)
@@ -65,6 +64,12 @@ def make(here):
 @pytest.fixture
 def proxy(make, server):
     return make(origins=server.origin)
+
+
+@pytest.fixture
+def process(make, server):
+    """One that can be killed, and asked by commands."""
+    return make(origins=server.origin, kind=proxy_service.ProxyService)
 
 
 def status_of(proxy, url, headers=None):
@@ -84,15 +89,15 @@ def cut_after(count, proxy, url):
         yield proxy.of(url).replace(proxy.url, near)
 
 
-def test_one_crossing(proxy, server):
+def test_one_crossing(process, server):
     """However many ask at once."""
     url = server.put('/image', DATA)
     with futures.ThreadPoolExecutor(16) as pool:
-        for found in pool.map(proxy.get, [url] * 16):
+        for found in pool.map(process.get, [url] * 16):
             assert found == DATA
     # A byte tells which version it is.
     waiting.until(lambda: server.bytes_sent() == len(DATA) + 1)
-    image = proxy.image(url)
+    image = process.image(url)
     assert image['bytes_served'] == 16 * len(DATA)
     assert image['bytes_saved'] == 15 * len(DATA)
     assert image['bytes_here'] == len(DATA)
@@ -253,8 +258,8 @@ def test_a_copy_goes_on_at_the_origin(proxy, server, conf, tmp_path):
 # Chains
 
 
-def far_and_near(make, server, **options):
-    far = make('far', origins=server.origin)
+def far_and_near(make, server, kind=None, **options):
+    far = make('far', origins=server.origin, kind=kind)
     return far, make(
         'near', origins=server.origin, upstreams=far.url, **options
     )
@@ -302,7 +307,10 @@ def test_a_chain_with_tokens(make, here, server):
 def test_an_upstream_dies(make, server, conf, tmp_path):
     """Also in the middle, and those who read do not notice."""
     far, near = far_and_near(
-        make, server, groups={'oslo_transfer': {'retry_delay': 0.05}}
+        make,
+        server,
+        kind=proxy_service.ProxyService,
+        groups={'oslo_transfer': {'retry_delay': 0.05}},
     )
     url = server.put('/image', DATA, rate=6 * MIB)
     dst = tmp_path / 'image'
@@ -351,25 +359,25 @@ def test_all_of_a_chain_heal(make, server):
 # Bad luck
 
 
-def test_it_is_killed(proxy, server):
+def test_it_is_killed(process, server):
     """What is on the disk stays, and nothing wrong is served."""
     url = server.put('/image', DATA)
     # What was prefetched is on the disk when that is done.
     half = len(DATA) // 2
     wanted = {'url': url, 'kind': 'ranges', 'ranges': [[0, half]]}
-    job = proxy.ask('POST', '/v1/proxy/prefetches', wanted)
+    job = process.ask('POST', '/v1/proxy/prefetches', wanted)
     waiting.until(
         lambda: (
-            proxy.ask('GET', f'/v1/proxy/prefetches/{job["id"]}')['state']
+            process.ask('GET', f'/v1/proxy/prefetches/{job["id"]}')['state']
             == 'done'
         )
     )
-    assert proxy.get(url) == DATA
-    proxy.stop(signal.SIGKILL)
+    assert process.get(url) == DATA
+    process.stop(signal.SIGKILL)
     sent = server.bytes_sent()
-    proxy.start()
-    assert proxy.image(url)['bytes_here'] >= half
-    assert proxy.get(url) == DATA
+    process.start()
+    assert process.image(url)['bytes_here'] >= half
+    assert process.get(url) == DATA
     assert server.bytes_sent() - sent <= len(DATA) - half + BLOCK
 
 
@@ -417,17 +425,17 @@ def test_a_damaged_block(proxy, here, server):
     assert store['blocks_damaged'] == 1
 
 
-def test_it_is_scrubbed(proxy, here, server):
+def test_it_is_scrubbed(process, here, server):
     """What is damaged is found before anybody asks for it."""
     url = server.put('/image', DATA)
-    assert proxy.get(url) == DATA
+    assert process.get(url) == DATA
     damage(data_file(here))
-    done = proxy.run('cache', 'scrub')
+    done = process.run('cache', 'scrub')
     assert done.returncode == 0, done.stderr
     waiting.until(
-        lambda: '1 were damaged' in proxy.log.read_text(),
+        lambda: '1 were damaged' in process.log.read_text(),
     )
-    assert proxy.get(url) == DATA
+    assert process.get(url) == DATA
 
 
 def test_a_block_that_is_damaged_while_it_is_open(
@@ -480,10 +488,10 @@ def test_the_origin_goes_away(make, server):
 # NBD
 
 
-def test_a_guest_reads_over_a_restart(proxy, server):
+def test_a_guest_reads_over_a_restart(process, server):
     """It connects again by itself, and misses nothing."""
     url = server.put('/image', DATA)
-    address = proxy.nbd_uri('').removeprefix('nbd://').rstrip('/')
+    address = process.nbd_uri('').removeprefix('nbd://').rstrip('/')
     host, _, port = address.partition(':')
     image = (
         f'driver=nbd,server.type=inet,server.host={host},'
@@ -492,9 +500,9 @@ def test_a_guest_reads_over_a_restart(proxy, server):
     with qemu_io.QemuIo(image, ('-r', '--image-opts')) as guest:
         guest.ask(f'read -P {DATA[0]} 0 1')
         assert 'read 1/1' in guest.answer(20)
-        assert proxy.stop() == 0
+        assert process.stop() == 0
         guest.ask('read -v 512 16')
-        proxy.start()
+        process.start()
         told = guest.answer(20)
     assert 'read 16/16' in told
     assert DATA[512:528].hex(' ') in told

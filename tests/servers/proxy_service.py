@@ -5,11 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import json
+import logging
 import pathlib
+import signal
+import threading
 import typing
 import urllib.parse
 import urllib.request
 
+from oslo_transfer.service.proxy import role as proxy_role
 from tests.servers import cache_service
 from tests.servers import child
 
@@ -17,6 +21,7 @@ from tests.servers import child
 ADMIN = 'token-of-the-admin'
 AS_ADMIN: Mapping[str, str] = {'Authorization': f'Bearer {ADMIN}'}
 _PATIENCE = 20.0
+_LOGGER = logging.getLogger('oslo_transfer')
 
 
 class ProxyService(cache_service.CacheService):
@@ -104,3 +109,42 @@ class ProxyService(cache_service.CacheService):
             if each['origin'] == url
         )
         return found
+
+
+class LocalProxy(ProxyService):
+    """The same in this process, without its unix socket: it starts at once."""
+
+    _role: proxy_role.ProxyRole | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        made = proxy_role.ProxyRole(self.conf())
+        made.start()
+        self._role = made
+        self._ended = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, args=(made,))
+        self._ticker.start()
+        self._handler = logging.FileHandler(self.log)
+        self._level = _LOGGER.level
+        _LOGGER.setLevel(logging.INFO)
+        _LOGGER.addHandler(self._handler)
+
+    def _tick(self, made: proxy_role.ProxyRole) -> None:
+        while not self._ended.wait(0.2):
+            made.tick()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it."""
+        assert self._role is not None and number == signal.SIGTERM
+        made, self._role = self._role, None
+        self._ended.set()
+        self._ticker.join()
+        made.stop()
+        _LOGGER.removeHandler(self._handler)
+        _LOGGER.setLevel(self._level)
+        self._handler.close()
+        return 0
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._role is not None:
+            self.stop()
