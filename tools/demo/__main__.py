@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import importlib
 import shutil
 import signal
@@ -20,7 +21,7 @@ from oslo_transfer import exceptions
 # Modules that register rows, in the order of the table.
 _THEMES = (
     *('remote', 'torrents', 'swarm', 'web', 'mirrors', 'local', 'lun'),
-    *('boot', 'guest'),
+    *('boot', 'guest', 'centers'),
 )
 _HEAD = (
     'protocol',
@@ -94,6 +95,22 @@ def _stop(number: int, _frame: typing.Any) -> typing.NoReturn:
     sys.exit(128 + number)
 
 
+def _report(rows: Sequence[scene.Row], waiting: Sequence[str]) -> None:
+    print(f'\n{show.table(_HEAD, [_cells(row) for row in rows])}\n')
+    for row in rows:
+        for note in row.notes:
+            print(f'{row.protocol}, {row.what}: {note}')
+    for words in waiting:
+        print(words)
+
+
+def _show_page(url: str) -> None:
+    """Tell where a page is, and leave time to look at it."""
+    print(f'the status page of the far proxy: {url}')
+    if sys.stdin.isatty():
+        input('It is there until you press Enter. ')
+
+
 def main() -> None:
     """Show everything; the exit status is 1 if something is broken."""
     arguments = _arguments()
@@ -119,14 +136,11 @@ def main() -> None:
                 waiting.append(f'{title} wait for {why}')
             except (scene.Broken, exceptions.TransferError) as why:
                 broken.append(f'{title}: {why}')
-    print(f'\n{show.table(_HEAD, [_cells(row) for row in rows])}\n')
-    for row in rows:
-        for note in row.notes:
-            print(f'{row.protocol}, {row.what}: {note}')
-    for words in waiting:
-        print(words)
-    copies = sum(row.copied is not None for row in rows)
-    print(f'\n{copies} copies in {time.monotonic() - started:.0f} s')
+        _report(rows, waiting)
+        copies = sum(row.copied is not None for row in rows)
+        print(f'\n{copies} copies in {time.monotonic() - started:.0f} s')
+        if here.page:
+            _show_page(here.page)
     if broken:
         sys.exit('\n'.join(f'BROKEN: {words}' for words in broken))
 

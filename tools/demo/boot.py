@@ -12,21 +12,18 @@ from collections.abc import Iterator
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import time
 import typing
 
 from demo import daemon
+from demo import line
 from demo import scene
 from demo import show
 import oslo_transfer
 from oslo_transfer.service import client
 
-_ROOT = pathlib.Path(__file__).parents[2]
 # Of the line, in bits per second and seconds.
 _RATE, _ROUND_TRIP = 40_000_000, 0.01
 _PATIENCE = 180.0
@@ -42,9 +39,12 @@ def boot(here: scene.Scene) -> Iterator[scene.Row]:
     with open(disk, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
     with contextlib.ExitStack() as stack:
-        line = stack.enter_context(_Line(here))
+        origin = int(here.url('http').rpartition(':')[2])
+        far = stack.enter_context(line.Line(origin, _RATE, _ROUND_TRIP))
+        # Where the disk is.
+        url = f'http://127.0.0.1:{far.port}/guest.raw'
         first = _Host(here, 1, 'hydrate = false')
-        result = first.copy(line.url, digest)
+        result = first.copy(url, digest)
         with first.boot('on demand') as guest:
             cold = guest.seconds
             moved = first.status()['statistics']['bytes_fetched']
@@ -66,12 +66,12 @@ def boot(here: scene.Scene) -> Iterator[scene.Row]:
             second.state / 'traces',
             dirs_exist_ok=True,
         )
-        result = second.copy(line.url, digest)
+        result = second.copy(url, digest)
         with second.boot('by the trace') as guest:
             warm = guest.seconds
             bar = show.Bar('http, the rest of the image', whole)
             bar.end(f'{second.wait_until_promoted():6.2f} s')
-            line.cut()
+            far.cut()
             seconds = guest.check(digest)
         yield scene.Row(
             'http',
@@ -87,54 +87,17 @@ def boot(here: scene.Scene) -> Iterator[scene.Row]:
         )
 
 
-def _start(*words: str | os.PathLike[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, '-m', *words],
-        cwd=_ROOT,
-        env={**os.environ, 'PYTHONPATH': str(_ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def _disk() -> pathlib.Path:
     """What the guest boots from.
 
     :raises Waits: it cannot be made here
     """
-    process = _start('tests.guest_boot')
+    process = line.start('tests.guest_boot')
     output, errors = process.communicate()
     if process.returncode:
         reason = errors.strip().rpartition('\n')[2].rpartition('error: ')[2]
         raise scene.Waits(f'a virtual machine: {reason}')
     return pathlib.Path(json.loads(output)['disk'])
-
-
-class _Line:
-    """The line to the origin; a context manager."""
-
-    def __init__(self, here: scene.Scene) -> None:
-        port = here.url('http').rpartition(':')[2]
-        self._process = _start(
-            'tests.servers.farline', port, str(_RATE), str(_ROUND_TRIP)
-        )
-        assert self._process.stdout
-        far = self._process.stdout.readline().strip()
-        #: Where the disk is.
-        self.url = f'http://127.0.0.1:{far}/guest.raw'
-
-    def __enter__(self) -> typing.Self:
-        return self
-
-    def cut(self) -> None:
-        """Have nothing come by it any more."""
-        self._process.kill()
-
-    def __exit__(self, *_error: object) -> None:
-        self.cut()
-        self._process.communicate()
 
 
 class _Guest:
@@ -144,7 +107,7 @@ class _Guest:
     """
 
     def __init__(self, overlay: pathlib.Path) -> None:
-        self._process = _start(
+        self._process = line.start(
             'tests.guest_boot', f'format=qcow2,file={overlay}'
         )
         #: How long it took to boot.

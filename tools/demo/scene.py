@@ -104,6 +104,8 @@ class Scene:
     def __init__(self, size: int) -> None:
         self._stack = contextlib.ExitStack()
         self._size = size
+        #: A page to be looked at in the end, or ''.
+        self.page = ''
 
     def __enter__(self) -> typing.Self:
         # Nothing is left if there is no room for the images.
