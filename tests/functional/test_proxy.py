@@ -376,7 +376,7 @@ def test_it_is_killed(process, server):
     process.stop(signal.SIGKILL)
     sent = server.bytes_sent()
     process.start()
-    assert process.image(url)['bytes_here'] >= half
+    waiting.until(lambda: process.image(url)['bytes_here'] >= half)
     assert process.get(url) == DATA
     assert server.bytes_sent() - sent <= len(DATA) - half + BLOCK
 
@@ -391,8 +391,8 @@ def test_it_is_moved(make, here, server):
     assert first.stop() == 0
     (here / 'one').rename(here / 'two')
     second = make(origins=server.origin, directory=here / 'two')
-    image = second.image(url)
-    assert image['pinned'] and image['bytes_here'] == len(DATA)
+    assert second.image(url)['pinned']
+    waiting.until(lambda: second.image(url)['bytes_here'] == len(DATA))
     sent = server.bytes_sent()
     assert second.get(url) == DATA
     waiting.until(lambda: server.bytes_sent() == sent + 1)

@@ -147,7 +147,6 @@ class Catalog:
             try:
                 if kept.pinned:
                     made.pin(True)
-                made.count()
             except exceptions.TransferError as exc:
                 LOG.warning('%s: %s', kept.where, exc)
 
@@ -396,6 +395,7 @@ class Catalog:
 
     def _look_after(self) -> None:
         """Close what nobody reads; in a thread, for that takes the disk."""
+        self._count()
         sweep = time.monotonic() + _SWEEP
         while not self._stopping.wait(_LOOK):
             try:
@@ -407,6 +407,16 @@ class Catalog:
                 LOG.warning('%s', exc)
             except Exception:
                 LOG.exception('looking after the images')
+
+    def _count(self) -> None:
+        """See what the process before has left; it may be much."""
+        for each in self.all():
+            if self._stopping.is_set():
+                return
+            try:
+                each.count()
+            except exceptions.TransferError as exc:
+                LOG.warning('%s: %s', each.where, exc)
 
     def _close_idle(self) -> None:
         """Those not used for the longest time first, if there are many."""

@@ -198,6 +198,8 @@ class Opened:
             if source is not None:
                 source.close()
             raise
+        # Those who came last are at the end.
+        self._users.pop(record.id, None)
         self._users[record.id] = record
         if self.shared is None:
             self.shared = shared

@@ -37,8 +37,8 @@ _PASSED_OVER = 30.0
 _MISTRUSTED = 60.0
 # What is told to these in secret is not to go out readable.
 _SECRET_SCHEMES = frozenset({'https', 'ftps', 'sftp', 'nbds'})
-# Proxies that one request may come through.
-_MOST_HOPS = 8
+# Proxies that one request may come through, and the text of each.
+_MOST_HOPS, _MOST_NAME = 8, 256
 _TAG = re.compile(r'"[\x21\x23-\x7e]*"')
 
 
@@ -54,8 +54,10 @@ class Via:
         :raises InvalidEndpoint: it was here before
         """
         hops = [hop.strip() for hop in (field or '').split(',') if hop.strip()]
-        if len(hops) >= _MOST_HOPS or any(
-            self._name in hop.split() for hop in hops
+        if (
+            len(hops) >= _MOST_HOPS
+            or max(map(len, hops), default=0) > _MOST_NAME
+            or any(self._name in hop.split() for hop in hops)
         ):
             raise exceptions.InvalidEndpoint(
                 'the request goes around in a circle of proxies, or through '
