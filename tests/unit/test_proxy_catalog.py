@@ -579,6 +579,18 @@ def test_limits(make, configure, server):
         assert account.limiter.rate is None and opener._limiter.rate == 7
 
 
+@pytest.mark.parametrize(
+    'option', ['origin_bytes_per_second', 'fetch_bytes_per_second']
+)
+def test_limits_are_kept(make, server, option):
+    """All but a burst of a tenth of a second."""
+    with make(**{option: 4 * len(DATA)}) as catalog:
+        image = get(catalog, server.put('/image', DATA))
+        started = time.monotonic()
+        assert read(image) == DATA
+        assert 0.12 < time.monotonic() - started
+
+
 def test_a_full_disk(catalog, server, monkeypatch):
     """Images are served on, and it says what is wrong."""
     url = server.put('/image', DATA)

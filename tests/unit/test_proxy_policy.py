@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import urllib.parse
 
+from hypothesis import example
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import pytest
 
 from oslo_transfer import exceptions
@@ -153,3 +157,41 @@ def test_files_may_be_origins(tmp_path):
 def test_malformed_options(origins, names):
     with pytest.raises(exceptions.ConfigurationError, match='oslo_transfer_p'):
         _policy.Policy(origins, names)
+
+
+_PIECES = st.sampled_from(
+    [
+        *('/', '//', '\\', '?', '#', '@', ':', '%', '%2e', '%2f', '%5c'),
+        *('%25', '..', '.', '...', '%00', ' ', '\t', '80', '8443', '[::1]'),
+        *('http', 'https', 'HTTP', 'file', 'far.example', 'FAR.EXAMPLE.'),
+        *('public', 'one.raw', 'private', 'evil.example', '\xe9', '\u202e'),
+    ]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(_PIECES, st.text(max_size=3)), max_size=12))
+@example(['far.example', '/', 'public', '/', '%2e%2e', '/', 'private'])
+@example(['far.example', '@', 'evil.example', '/', 'public', '/'])
+def test_whatever_is_asked_for_is_allowed_or_refused(pieces):
+    """Written in any way; nothing else is ever asked of anybody."""
+    policy = _policy.Policy(ORIGINS, NAMES)
+    for target in ('/http/', '/https/', '/http/far.example/public/', '/'):
+        asked = target + ''.join(pieces)
+        try:
+            path = urllib.parse.unquote(asked.partition('?')[0])
+            found = policy.asked(asked, path)
+        except (
+            exceptions.InvalidEndpoint,
+            exceptions.NotFound,
+            exceptions.PolicyRefused,
+        ):
+            continue
+        split = urllib.parse.urlsplit(found.url())
+        here = urllib.parse.unquote(split.path).split('/')
+        assert not {'.', '..'} & {*here}
+        if (split.scheme, split.netloc) == ('http', 'far.example'):
+            assert here[1] in ('public', 'one.raw')
+        else:
+            assert (split.scheme, split.port) == ('https', 8443)
+            assert split.hostname == 'far.example'
