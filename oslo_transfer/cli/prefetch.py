@@ -76,7 +76,7 @@ arrived stays, and the same command goes on from there.
 
 Credentials are those of "copy --auth-file". A line for a proxy has one of its
 admin tokens; those for SRC are given to the proxy, which shows them to the
-origin and to nobody else.
+origin, or to the proxies that lead there.
 """
 
 _LIST_EPILOG = """\
