@@ -28,8 +28,8 @@ declare -rA GROUP_COMMANDS=(
     [file]='busybox fusermount3 losetup mkfs.btrfs mkfs.ext4 mkfs.xfs nbdfuse
         nbdkit qemu-img strace'
     [ftp]='vsftpd'
-    [guest]='debugfs mke2fs mmdebstrap nginx qemu-img qemu-system-x86_64
-        setpriv'
+    [guest]='debugfs ip mke2fs mmdebstrap nginx qemu-img qemu-system-x86_64
+        setpriv tc'
     [http]='nginx squid'
     [iscsi]='fusermount3 nbdcopy nbdfuse qemu-img qemu-nbd tgtd'
     [nbd]='nbdcopy nbdinfo nbdkit qemu-img qemu-nbd'
