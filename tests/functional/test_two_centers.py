@@ -19,6 +19,7 @@ import pytest
 from oslo_transfer import exceptions
 from oslo_transfer import opts
 from oslo_transfer import shared
+from tests.functional import conftest
 from tests import groups
 from tests.servers import dd_lab
 from tests.servers import netns
@@ -40,6 +41,13 @@ NUMBERS = itertools.count()
 MOST = 1.25
 # In bits per second: there is time to do something in mid-copy.
 RATE = 100_000_000
+
+
+@pytest.fixture(scope='module', autouse=True)
+def networks():
+    """Leave the tests out where there can be none."""
+    if why := netns.missing():
+        conftest.lacks(why)
 
 
 # The lab itself
@@ -247,6 +255,22 @@ def test_only_what_is_read_crosses(sites, image, crossed):
     assert crossed() < MIB
     near = sites.near_proxies[0].image(image.url)
     assert near['bytes_fetched'] < MIB // 2
+
+
+def test_an_image_is_sent_ahead(sites, image, crossed):
+    """By one command, and only the rest of what is there already."""
+    proxy = sites.far_proxies[0]
+    proxy.get(image.url, {'Range': f'bytes={8 * MIB}-'})
+    host = sites.far_hosts[0]
+    ran = host.run(
+        *('prefetch', image.url, '--datacenter', 'far'),
+        *('--auth-file', sites.admin_file()),
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert len(DATA) < crossed() < MOST * len(DATA)
+    before = crossed()
+    assert image.copy(host).bytes_by_origin == {'proxy': len(DATA)}
+    assert crossed() - before < MIB // 10
 
 
 def test_nginx_behind_proxies_that_die(sites, image, crossed):
