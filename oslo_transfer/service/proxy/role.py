@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import ipaddress
+import logging
 import os
 import ssl
 import typing
@@ -25,6 +27,9 @@ from oslo_transfer import tls
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
+
+
+LOG = logging.getLogger(__name__)
 
 
 class _Gate:
@@ -105,6 +110,27 @@ class ProxyRole(role.Role):
                 f'[{opts.GROUP}] nbd_port with tokens_file needs ca_file: '
                 f'NBD has no tokens, so that clients show certificates'
             )
+        if not (group.origins or group.names):
+            LOG.warning(
+                '[%s] origins and names are empty: whatever is asked for is '
+                'refused',
+                opts.GROUP,
+            )
+        if not (group.http_port or group.nbd_port):
+            LOG.warning(
+                '[%s] http_port and nbd_port are 0: nobody can read from it',
+                opts.GROUP,
+            )
+        elif not (
+            self._catalog.needs_tokens
+            or group.ca_file
+            or _is_loopback(group.listen_address)
+        ):
+            LOG.warning(
+                '[%s] whoever can connect to %s may read: set ca_file, or '
+                'tokens_file, unless a firewall decides',
+                *(opts.GROUP, group.listen_address),
+            )
 
     def _serve(
         self, stack: contextlib.ExitStack, context: ssl.SSLContext | None
@@ -158,3 +184,10 @@ class ProxyRole(role.Role):
 
     def routes(self) -> Sequence[role.Route]:
         return (*self._api.routes(), self._catalog.scrubber.route)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
