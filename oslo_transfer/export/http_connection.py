@@ -26,8 +26,6 @@ LOG = logging.getLogger(__name__)
 _GONE = select.EPOLLHUP | select.EPOLLERR
 # What is taken and dropped of one whose connection is to end.
 _MOST_DROPPED = 1 << 20
-# Of a body, before it is another's turn.
-_TURN = 256 * 1024
 # What he waits for who asks whether he may send a body (RFC 9110, 10.1.1).
 _CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
 
@@ -121,14 +119,10 @@ class Connection:
 
     def _read(self) -> None:
         received = self._received
-        turn = len(received) + _TURN
         while True:
             if self._body:
                 if len(received) >= self._body:
                     self._ask()
-                    return
-                if len(received) >= turn:
-                    self._host.again(self)
                     return
             elif received:
                 try:

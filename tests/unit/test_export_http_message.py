@@ -142,6 +142,7 @@ GET = 'GET / HTTP/1.1\nHost: here\n'
         (f'{GET}Range: bytes=0-1\nRange: bytes=1-2\n\n', 400),
         (f'{GET}If-Range: "a"\nIf-Range: "b"\n\n', 400),
         (f'{GET}Authorization: a\nAuthorization: b\n\n', 400),
+        (f'{GET}Proxy-Authorization: a\nProxy-Authorization: b\n\n', 400),
         # First lines.
         ('GET /\n\n', 400),
         ('GET  / HTTP/1.1\nHost: here\n\n', 400),
