@@ -64,6 +64,7 @@ class Proxied(conformance.Harness):
 
 class TestDriver(
     Proxied,
+    conformance.DriverConformance,
     conformance.SourceConformance,
     conformance.AttachConformance,
     unittest.TestCase,

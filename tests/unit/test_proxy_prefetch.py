@@ -231,6 +231,12 @@ def test_one_that_is_due_is_tried_once(proxy, server):
             proxy.prefetch(url=server.url(path), kind='full') for path in paths
         ]
         queue = proxy.prefetches._pool._work_queue
+        waiting.until(
+            lambda: all(
+                proxy.get(f'{BASE}/{job}')['state'] == 'running'
+                for job in jobs
+            )
+        )
         # Each look is a tick, too.
         waiting.until(lambda: proxy.get(away) and queue.qsize())
         for _ in range(20):

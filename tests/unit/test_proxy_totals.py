@@ -51,10 +51,17 @@ class Catalog:
         return []
 
 
+class Idle:
+    """Prefetches, of which there are none."""
+
+    def tick(self):
+        pass
+
+
 def test_nothing_is_counted_twice():
     """What one has looked up before another is noted before it, too."""
     image = Image()
-    asked = api.Api(Catalog(image), None, counts=api.Counts)
+    asked = api.Api(Catalog(image), Idle(), counts=api.Counts)
     first = threading.Thread(target=asked.tick)
     first.start()
     image.asked.wait(10)
