@@ -471,6 +471,98 @@ def test_who_goes_away(proxy, origin):
     assert origin.bytes_sent('/large') < 16 * MIB
 
 
+# Origins that break, or lie
+
+
+HALF = len(DATA) // 2
+OTHER = resource.pattern(len(DATA), seed=9)
+
+
+class Broken:
+    """Serves the first half well; what it does then is given."""
+
+    def __init__(self, then):
+        self._then = then
+        self._good = resource.Resource(DATA, len(DATA))
+
+    def __call__(self, request, connection):
+        start, last = request.range or (0, None)
+        last = len(DATA) - 1 if last is None else min(last, len(DATA) - 1)
+        if start >= HALF:
+            self._then(request, connection, start, last)
+        elif last < HALF:
+            self._good(request, connection)
+        else:
+            connection.send_head(
+                206 if request.range else 200, about(start, last)
+            )
+            connection.send(DATA[start:HALF])
+            connection.reset()
+
+
+def about(start, last, etag='"v1"'):
+    return {
+        'ETag': etag,
+        'Content-Length': str(last - start + 1),
+        'Content-Range': f'bytes {start}-{last}/{len(DATA)}',
+    }
+
+
+def gone(request, connection, start, last):
+    connection.reply(404)
+
+
+def busy(request, connection, start, last):
+    connection.reply(503)
+
+
+def cut(request, connection, start, last):
+    connection.send_head(206, about(start, last))
+    connection.send(DATA[start : start + 10])
+    connection.reset()
+
+
+def another(request, connection, start, last):
+    connection.send_head(206, about(start, last, '"v2"'))
+    connection.send(OTHER[start : last + 1])
+
+
+def all_of_another(request, connection, start, last):
+    connection.reply(200, OTHER, {'ETag': '"v2"'})
+
+
+def from_elsewhere(request, connection, start, last):
+    connection.send_head(206, about(start - 7, last - 7))
+    connection.send(DATA[start - 7 : last - 6])
+
+
+def text(request, connection, start, last):
+    connection.reply(200, b'<html>please log in', {'ETag': '"v1"'})
+
+
+@pytest.mark.parametrize(
+    'then',
+    [gone, busy, cut, another, all_of_another, from_elsewhere, text],
+    ids=lambda then: then.__name__,
+)
+def test_an_origin_that_breaks(then, proxy, origin):
+    """A client sees that its copy is not whole, and no wrong byte of it."""
+    path = f'/{then.__name__}'
+    url = origin.serve(path, Broken(then))
+    for _ in range(2):
+        status, body = ask(proxy, path_of(origin) + path)
+        assert status in (200, 502, 503)
+        if status == 200:
+            assert len(body) < len(DATA)
+            assert DATA.startswith(body)
+    # It does not stay broken when the origin does not.
+    origin.put(path, DATA)
+    waiting.until(
+        lambda: ask(proxy, path_of(origin) + path) == (200, DATA), 15
+    )
+    assert proxy.image(url)['bytes_here'] == len(DATA)
+
+
 # Who takes all there is
 
 
