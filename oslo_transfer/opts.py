@@ -385,9 +385,10 @@ DATACENTER_OPTIONS: tuple[cfg.Opt, ...] = (
         default=0,
         min=0,
         max=1 << 60,
-        help='Bytes per second that the link to this datacenter carries. "oslo-transfer '
-        'prefetch" sends no more there than that, all together, unless it is '
-        'told by --rate-limit. 0 means that it is not known.',
+        help='Bytes per second that the link to this datacenter carries. '
+        '"oslo-transfer prefetch" sends no more there than that, all '
+        'together, unless it is told by --rate-limit. 0 means that it is not '
+        'known.',
     ),
 )
 

@@ -67,9 +67,7 @@ class StrategyHarness(harness.Harness):
         def load(scheme: str) -> drivers_base.Driver:
             return _loader.driver(scheme, self.conf)
 
-        sources, _ = proxied.expand(
-            (ends.end_of(src, load),), self.conf, load
-        )
+        sources, _ = proxied.expand((ends.end_of(src, load),), self.conf, load)
         return _request.Request(
             sources=tuple(sources),
             destination=ends.end_of(dst, load),
