@@ -216,6 +216,12 @@ def refused(
     return error(status, str(why), request, more)
 
 
+def busy(request: http_message.Request) -> Answer:
+    """An answer where there is no memory for the one that there is."""
+    more = f'Retry-After: {_RETRY_AFTER}\r\n'
+    return error(503, 'too much is being sent from here', request, more)
+
+
 def failed(
     why: exceptions.TransferError, request: http_message.Request
 ) -> Answer:

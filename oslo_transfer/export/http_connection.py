@@ -67,8 +67,8 @@ class Connection:
         self._request: http_message.Request | None = None
         # The name of what is no request.
         self._refused = ''
-        # Bytes of a body that is still to come, or is with the gate.
-        self._body = 0
+        # Bytes of a body that is still to come, and of what is in memory.
+        self._body = self._held = 0
         self._answer: http_answer.Answer | None = None
         # What its line in the log is for.
         self._level = logging.DEBUG
@@ -160,7 +160,7 @@ class Connection:
 
     def _begin_body(self, request: http_message.Request) -> None:
         length = request.head.length
-        if not self._host.hold(length):
+        if not self._hold(length):
             why = http_message.Refused(503, 'too much is being sent here')
             self._refuse(why, request)
             return
@@ -178,6 +178,7 @@ class Connection:
         assert request is not None
         body = bytes(self._received[: self._body])
         del self._received[: self._body]
+        self._body = 0
         self.state = ASKING
 
         def ask() -> http_answer.Answer | None:
@@ -194,14 +195,21 @@ class Connection:
         host.work(host.pages, ask, self._answered)
 
     def _answered(self, answer: http_answer.Answer) -> None:
-        self._drop_body()
-        if self.state is ASKING:
-            self._start(answer)
-            self.go()
+        if self.state is not ASKING:
+            self._hold(0)
+            return
+        # Pages may be long, and clients slow.
+        if not self._hold(len(answer.parts[0].text)):
+            assert self._request is not None
+            answer = http_answer.busy(self._request)
+        self._start(answer)
+        self.go()
 
-    def _drop_body(self) -> None:
-        self._host.hold(-self._body)
-        self._body = 0
+    def _hold(self, count: int) -> bool:
+        """Have memory for so many bytes, in place of what it had."""
+        self._host.hold(-self._held)
+        self._held = count if self._host.hold(count) else 0
+        return self._held == count
 
     def _refuse(
         self,
@@ -278,6 +286,8 @@ class Connection:
             self._level = logging.INFO
         if self._level >= self._told:
             self._note(answer, '')
+        if self._held:
+            self._hold(0)
         self.since = self._host.now
         if not answer.keep:
             self.channel.finish()
@@ -332,7 +342,7 @@ class Connection:
         self.channel.close()
         # Another thread may have these still.
         if state is not ASKING:
-            self._drop_body()
+            self._hold(0)
         if state is not WAITING:
             self._sending.close()
         self._host.gone(self)
@@ -351,7 +361,8 @@ class Connection:
             if not self.is_idle and age > limits.head:
                 why = http_message.Refused(408, 'the request takes too long')
                 self._refuse(why, self._request if self._body else None)
-                self._drop_body()
+                self._body = 0
+                self._hold(0)
                 self.go()
             elif age > limits.idle:
                 self.close()

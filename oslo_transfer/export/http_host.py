@@ -73,7 +73,9 @@ class Host(typing.Protocol):
     pages: _workers.Workers
 
     def hold(self, count: int) -> bool:
-        """Have memory for so many bytes of a body, or give it back.
+        """Have memory for so many bytes, or give it back.
+
+        It is for bodies and for pages.
 
         :returns: False where there is too little now
         """

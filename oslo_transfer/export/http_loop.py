@@ -45,13 +45,13 @@ _ROOM = 192 * 1024
 _ACCEPTS = 32
 # Seconds for which nobody is taken after that has failed.
 _PAUSE = 0.2
-# Bytes of bodies at once. Those that are short are never too many.
-_MOST_HELD = 16 << 20
-_SHORT_BODY = 64 * 1024
+# Bytes of bodies and pages at once. Short ones are never too many.
+_MOST_HELD = 32 << 20
+_SHORT = 64 * 1024
 # Threads that wait for pages.
 _PAGES = 8
 # What a system has too little of, and will have again.
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Loop:
@@ -178,8 +178,8 @@ class Loop:
             self._turns.append(connection)
 
     def hold(self, count: int) -> bool:
-        """Have memory for so many bytes of a body, or give it back."""
-        if count > _SHORT_BODY and count > _MOST_HELD - self._held:
+        """Have memory for so many bytes, or give it back."""
+        if count > _SHORT and count > _MOST_HELD - self._held:
             return False
         self._held += count
         return True
@@ -272,7 +272,7 @@ class Loop:
             except BlockingIOError:
                 return
             except OSError as exc:
-                if exc.errno in _SHORT:
+                if exc.errno in _LACKS:
                     self._make_room(exc)
                     return
                 # Whoever it was has gone already: accept(2).

@@ -465,7 +465,7 @@ def test_other_methods(method, path, gate, client):
 def test_too_much_at_once(server):
     """Long bodies have a bound together; short ones always go."""
     with contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(Client(server)) for _ in range(4)]
+        slow = [stack.enter_context(Client(server)) for _ in range(8)]
         for each in slow:
             each.send('/v1/a', 'POST', b'x' * 10, content_length=4 << 20)
         one = stack.enter_context(Client(server))
@@ -486,6 +486,24 @@ def test_too_much_at_once(server):
             each.sock.sendall(bytes((4 << 20) - 10))
             assert each.response()[0] == 200
         assert status_of(4 << 20) == 200
+
+
+def test_too_many_long_pages(gate, server):
+    """Those that nobody takes have a bound together; short ones always go."""
+    long = _gate.Page(200, 'a/b', bytes(11 << 20))
+    short = _gate.Page(200, 'a/b', b'short')
+    gate.on_page = lambda asked: short if 'short' in asked.path else long
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(Client(server)) for _ in range(2)]
+        for each in slow:
+            each.send('/v1/long')
+            assert each.head()[0] == 200
+        one = stack.enter_context(Client(server))
+        status, headers, _ = one.get('/v1/long')
+        assert (status, 'retry-after' in headers) == (503, True)
+        assert one.get('/v1/short')[2] == b'short'
+        assert len(slow[0].file.read(11 << 20)) == 11 << 20
+        waiting.until(lambda: one.get('/v1/long')[0] == 200)
 
 
 def test_bodies_that_never_come(gate):
