@@ -50,7 +50,9 @@ class Lab:
 
 @pytest.fixture
 def lab():
-    return Lab()
+    made = Lab()
+    yield made
+    made.grants.close()
 
 
 @pytest.fixture
@@ -150,12 +152,34 @@ def test_an_origin_out_of_reach(lab, clock):
     asked = len(lab.asked)
     lab.grants.get(ALICE)
     assert len(lab.asked) == asked
+    # Meanwhile nobody waits for that.
     clock.now += 11
-    lab.grants.get(ALICE)
-    assert len(lab.asked) == asked + 1
+    assert lab.grants.get(ALICE) is known and known.holds
+    waiting.until(lambda: len(lab.asked) == asked + 1)
+    waiting.until(lambda: not lab.grants._flights)
     clock.now += 600
     with pytest.raises(exceptions.Unavailable):
         lab.grants.get(ALICE)
+
+
+@pytest.mark.parametrize('error', [None, exceptions.AccessDenied('no more')])
+def test_an_origin_can_be_reached_again(lab, clock, error):
+    """What it says then counts."""
+    lab.stale = 600.0
+    known = lab.grants.get(ALICE)
+    clock.now += 60
+    lab.error = exceptions.Unavailable('gone')
+    lab.grants.get(ALICE)
+    lab.error = error
+    clock.now += 11
+    assert lab.grants.get(ALICE) is known
+    waiting.until(lambda: not lab.grants._flights)
+    if error is None:
+        assert lab.grants.get(ALICE) is not known
+    else:
+        assert not known.holds
+        with pytest.raises(exceptions.AccessDenied):
+            lab.grants.get(ALICE)
 
 
 def test_another_version_is_no_reason_to_go_on(lab, clock):

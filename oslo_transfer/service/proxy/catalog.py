@@ -127,6 +127,7 @@ class Catalog:
                 empty=True,
             )
             stack.callback(self._close_all)
+            stack.callback(self._grants.close)
             self._load()
             self._thread = threading.Thread(
                 target=self._look_after,

@@ -29,6 +29,8 @@ _MOST = 10000
 # Seconds for which an origin that cannot be reached is not asked again for
 # the same one.
 _STALE_STEP = 10.0
+# Threads that see whether one can be reached again.
+_LOOKERS = 4
 _KEY_BYTES = 16
 
 
@@ -78,11 +80,17 @@ class Grant:
         self.said = time.monotonic()
         #: Until when nobody has to ask it again.
         self.until = self.said + seconds
+        #: Whether the origin could not be reached since.
+        self.stale = False
 
     @property
     def holds(self) -> bool:
         """Whether nobody has to be asked."""
         return time.monotonic() < self.until
+
+
+def _step(seconds: float) -> float:
+    return min(_STALE_STEP, max(seconds, 1.0))
 
 
 class Grants:
@@ -108,6 +116,10 @@ class Grants:
         self._grants: dict[str, Grant] = {}
         # Who is being asked for; many who ask at once ask once.
         self._flights: dict[str, futures.Future[Grant]] = {}
+        # They try origins again that could not be reached.
+        self._pool = futures.ThreadPoolExecutor(
+            _LOOKERS, 'oslo-transfer-grant'
+        )
 
     def get(self, asking: Asking, *, again: bool = False) -> Grant:
         """Have a grant; blocks while the origin is asked.
@@ -118,14 +130,49 @@ class Grants:
         key = asking.key
         with self._lock:
             known = self._grants.get(key)
-            if known is not None and known.holds and not again:
-                return known
+            if known is not None and not again:
+                if known.holds:
+                    return known
+                if self._goes_on(known):
+                    if key not in self._flights:
+                        mine = self._flights[key] = futures.Future()
+                        self._pool.submit(self._look, asking, known, mine)
+                    return known
             flight = self._flights.get(key)
-            mine = flight is None
             if flight is None:
-                flight = self._flights[key] = futures.Future()
-        if not mine:
+                mine = self._flights[key] = futures.Future()
+        if flight is not None:
             return self._wait(flight)
+        return self._lead(asking, known, mine)
+
+    def _goes_on(self, known: Grant) -> bool:
+        """Whether nobody waits for an origin that could not be reached."""
+        seconds, stale = self._limits()
+        now = time.monotonic()
+        if not known.stale or now >= known.said + seconds + stale:
+            return False
+        known.until = now + _step(seconds)
+        return True
+
+    def _look(
+        self, asking: Asking, known: Grant, flight: futures.Future[Grant]
+    ) -> None:
+        """See whether the origin can be reached again."""
+        try:
+            self._lead(asking, known, flight)
+        except exceptions.TransferError as exc:
+            LOG.info('%s', exc)
+        except Exception:
+            LOG.exception('%s', asking.endpoint)
+
+    def _lead(
+        self,
+        asking: Asking,
+        known: Grant | None,
+        flight: futures.Future[Grant],
+    ) -> Grant:
+        """Ask the origin, for all who wait."""
+        key = asking.key
         try:
             grant = self._renew(asking, known)
         except BaseException as exc:
@@ -170,9 +217,8 @@ class Grants:
             LOG.warning(
                 '%s; what is here of it is served to those who had it', exc
             )
-            known.until = time.monotonic() + min(
-                _STALE_STEP, max(seconds, 1.0)
-            )
+            known.stale = True
+            known.until = time.monotonic() + _step(seconds)
             return known
         return Grant(opened, user, seconds)
 
@@ -197,3 +243,7 @@ class Grants:
                 del self._grants[key]
         for _key, grant in gone:
             grant.opened.leave(grant.user)
+
+    def close(self) -> None:
+        """Ask no more; those under way are interrupted by the context."""
+        self._pool.shutdown(cancel_futures=True)
