@@ -21,6 +21,8 @@ from tests.servers import http
 from tests.servers import resource
 from tests import waiting
 
+pytestmark = pytest.mark.usefixtures('nothing_left')
+
 BLOCK = 4096
 DATA = resource.pattern(20 * BLOCK + 100)
 OTHER = resource.pattern(20 * BLOCK + 100, seed=2)
@@ -242,6 +244,21 @@ def test_tokens(make, server, tmp_path):
         assert catalog.find(asked(url, one)) is None
         with pytest.raises(exceptions.AccessDenied):
             catalog.admit(asked(url, one))
+
+
+def test_what_is_allowed_changes(catalog, configure, server, caplog):
+    url = server.put('/image', DATA)
+    get(catalog, url)
+    configure(origins=['nonsense'])
+    catalog.tick()
+    assert 'origins' in caplog.text and catalog.find(asked(url))
+    configure(origins=['http://other.example/'])
+    catalog.tick()
+    with pytest.raises(exceptions.PolicyRefused):
+        get(catalog, url)
+    configure(names={'golden': url})
+    catalog.tick()
+    assert get(catalog, 'images://golden')
 
 
 def test_its_own_identity(make, server, tmp_path):

@@ -87,7 +87,8 @@ class Catalog:
         call = _call.Call(conf, None, None, None)
         self._driver = call.driver
         self._ctx = call.ctx.replace(stop=self._stopping)
-        self._policy = _policy.Policy(group.origins, group.names)
+        self._allowed = group.origins, group.names
+        self._policy = _policy.Policy(*self._allowed)
         self._access = access.Access(group)
         self._opener = _upstream.Opener(call)
         self._via = _upstream.Via()
@@ -389,10 +390,24 @@ class Catalog:
 
     def tick(self) -> None:
         """Go by what files and options say now; called once a second."""
-        if self._access.look():
+        if self._access.look() | self._look():
+            # Who asked before may not be allowed any more.
             with self._lock:
                 self._known.clear()
         self._opener.look()
+
+    def _look(self) -> bool:
+        """Allow what the options say; returns whether that has changed."""
+        allowed = self._group.origins, self._group.names
+        if allowed == self._allowed:
+            return False
+        self._allowed = allowed
+        try:
+            self._policy = _policy.Policy(*allowed)
+        except exceptions.ConfigurationError as exc:
+            LOG.error('%s; what was allowed before still is', exc)
+            return False
+        return True
 
     def _look_after(self) -> None:
         """Close what nobody reads; in a thread, for that takes the disk."""

@@ -68,6 +68,7 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.ListOpt(
         'origins',
         default=[],
+        mutable=True,
         help='What may be asked for: URLs, each with all below it '
         '(http://images.example/public/). Everything else is refused, so '
         'that nobody reaches through the proxy what he could not reach '
@@ -78,6 +79,7 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         'names',
         type=types.Dict(),
         default={},
+        mutable=True,
         help='Names by which images can be asked for, with their URLs: '
         'NAME:URL. They need not be in origins.',
     ),
