@@ -17,6 +17,7 @@ from oslo_transfer.export import gate
 from oslo_transfer.service.proxy import catalog as _catalog
 from oslo_transfer.service.proxy import opened as _opened
 from oslo_transfer.service.proxy import opts
+from oslo_transfer.service.proxy import shelf as _shelf
 from tests.servers import http
 from tests.servers import resource
 from tests import waiting
@@ -312,7 +313,7 @@ def test_what_nobody_reads_is_closed(make, server):
 
 
 def test_what_nobody_reads_needs_no_connection(make, server, monkeypatch):
-    monkeypatch.setattr(_catalog, '_REST', 0.0)
+    monkeypatch.setattr(_shelf, '_REST', 0.0)
     with make() as catalog:
         image = get(catalog, server.put('/image', DATA))
         read(image, 0, BLOCK)
@@ -321,7 +322,7 @@ def test_what_nobody_reads_needs_no_connection(make, server, monkeypatch):
 
 
 def test_only_so_many_are_open(make, server, monkeypatch):
-    monkeypatch.setattr(_catalog, '_MOST_OPEN', 1)
+    monkeypatch.setattr(_shelf, '_MOST_OPEN', 1)
     with make() as catalog:
         get(catalog, server.put('/one', DATA))
         image = get(catalog, server.put('/two', DATA))

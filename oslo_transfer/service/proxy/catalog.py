@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import contextlib
-import dataclasses
 import logging
 import os
 import threading
@@ -27,13 +26,13 @@ from oslo_transfer.service.proxy import opened as _opened
 from oslo_transfer.service.proxy import opts
 from oslo_transfer.service.proxy import policy as _policy
 from oslo_transfer.service.proxy import records as _records
+from oslo_transfer.service.proxy import shelf as _shelf
 from oslo_transfer.service.proxy import upstream as _upstream
 from oslo_transfer.service import scrubbing
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
 
-    from oslo_transfer.drivers import base
     from oslo_transfer import endpoint as _endpoint
     from oslo_transfer.export import exported
     from oslo_transfer.export import gate
@@ -45,9 +44,6 @@ Opened = _opened.Opened
 # Seconds between two looks at what nobody reads, and at all the rest.
 _LOOK, _SWEEP = 1.0, 30.0
 _PATIENCE = 3.0
-# Seconds after which one that nobody reads needs no connection, and the most
-# images that are open without being read.
-_REST, _MOST_OPEN = 10.0, 256
 _REFUSALS = (exceptions.AccessDenied, exceptions.PolicyRefused)
 # Requests that are known: what they ask for was taken apart already.
 _MOST_KNOWN = 10000
@@ -93,26 +89,22 @@ class Catalog:
         self._opener = _upstream.Opener(call)
         self._via = _upstream.Via()
         self._grants = _grants.Grants(self._ask, self._ctx, self._limits)
-        self._block_bytes = conf[cache_opts.GROUP].block_bytes
         self._lock = threading.Lock()
-        self._images: dict[str, Opened] = {}
         # What was found for requests: the grant, by all that it depends on.
         self._known: dict[str, _grants.Grant] = {}
-        self._evicted = 0
         #: How often somebody was refused.
         self.refused = 0
         state = (
             conf.oslo_transfer.state_path or _core_opts.default_state_path()
         )
         with contextlib.ExitStack() as stack:
-            self._records = _records.Records(
-                os.path.join(state, 'proxied'), None
-            )
-            stack.callback(self._records.close)
+            records = _records.Records(os.path.join(state, 'proxied'), None)
+            stack.callback(records.close)
+            block_bytes = conf[cache_opts.GROUP].block_bytes
             self._store = _store.Store(
                 group.directory or os.path.join(state, 'proxy'),
                 quota_bytes=group.max_bytes,
-                block_bytes=self._block_bytes,
+                block_bytes=block_bytes,
                 owner=conf.oslo_transfer_service.control_socket,
             )
             stack.callback(self._store.close)
@@ -127,9 +119,13 @@ class Catalog:
                 *(call, self._ctx, self._store, traces, self._opener),
                 empty=True,
             )
-            stack.callback(self._close_all)
+            self._shelf = _shelf.Shelf(
+                *(records, self._store, self._opens, block_bytes),
+                self._forget,
+            )
+            stack.callback(self._shelf.close)
             stack.callback(self._grants.close)
-            self._load()
+            self._shelf.load()
             self._thread = threading.Thread(
                 target=self._look_after,
                 name='oslo-transfer-proxy',
@@ -137,23 +133,6 @@ class Catalog:
             )
             self._thread.start()
             self._stack = stack.pop_all()
-
-    def _load(self) -> None:
-        """Know what the process before has kept."""
-        for kept in self._records.load():
-            if not kept.pinned and self._store.identity_of(kept.id) is None:
-                self._records.remove(kept.id)
-                continue
-            made = self._make(kept)
-            self._images[kept.id] = made
-            try:
-                if kept.pinned:
-                    made.pin(True)
-            except exceptions.TransferError as exc:
-                LOG.warning('%s: %s', kept.where, exc)
-
-    def _make(self, kept: _records.Kept) -> Opened:
-        return Opened(kept, self._opens, self._store, self._block_bytes)
 
     def _limits(self) -> tuple[float, float]:
         return self._group.grant_seconds, self._group.stale_seconds
@@ -222,7 +201,7 @@ class Catalog:
         try:
             end = ends.end_of(record.location, self._driver)
             identifier = _version.key(end.identity, record.identity)
-            made = self._know(identifier, record.url, source)
+            made = self._shelf.know(identifier, record.url, source)
         except BaseException:
             source.close()
             raise
@@ -246,30 +225,6 @@ class Catalog:
             )
         opened.touch()
         return image
-
-    def _know(self, identifier: str, url: str, source: base.Source) -> Opened:
-        """The image that was found at an origin."""
-        assert source.size is not None and source.validator is not None
-        with self._lock:
-            found = self._images.get(identifier)
-        if found is not None:
-            return found
-        kept = _records.Kept(
-            identifier,
-            url,
-            source.size,
-            source.validator.value,
-            used=time.time(),
-        )
-        with self._lock:
-            if identifier not in self._images:
-                try:
-                    self._records.add(kept)
-                except exceptions.TransferError as exc:
-                    # It is forgotten with the process then.
-                    LOG.warning('%s: %s', kept.where, exc)
-                self._images[identifier] = self._make(kept)
-            return self._images[identifier]
 
     # For others
 
@@ -319,20 +274,14 @@ class Catalog:
 
     def all(self) -> list[Opened]:
         """Those of which there are blocks, those used last first."""
-        with self._lock:
-            found = list(self._images.values())
-        return sorted(found, key=lambda each: each.used, reverse=True)
+        return self._shelf.all()
 
     def get(self, identifier: str) -> Opened:
         """One of them.
 
         :raises NotFound: there is none
         """
-        with self._lock:
-            found = self._images.get(identifier)
-        if found is None:
-            raise exceptions.NotFound(f'there is no image {identifier}')
-        return found
+        return self._shelf.get(identifier)
 
     def using(
         self, opened: Opened
@@ -353,9 +302,7 @@ class Catalog:
         :raises DetachError: it is pinned
         :raises TransferError: the disk does not work
         """
-        opened = self.get(identifier)
-        opened.evict()
-        self._forget_empty(opened)
+        self._shelf.evict(self.get(identifier))
 
     def pin(self, identifier: str, pinned: bool) -> None:
         """Say whether its blocks stay, also over a restart.
@@ -363,9 +310,7 @@ class Catalog:
         :raises NotFound: there is no such image
         :raises TransferError: that cannot be noted
         """
-        opened = self.get(identifier)
-        opened.pin(pinned)
-        self._records.save(opened.kept)
+        self._shelf.pin(self.get(identifier), pinned)
 
     def origins(self) -> list[Origin]:
         """What was asked of each origin."""
@@ -411,81 +356,29 @@ class Catalog:
 
     def _look_after(self) -> None:
         """Close what nobody reads; in a thread, for that takes the disk."""
-        self._count()
+        self._shelf.count(self._stopping)
         sweep = time.monotonic() + _SWEEP
         while not self._stopping.wait(_LOOK):
             try:
-                self._close_idle()
+                self._shelf.close_idle(self._group.idle_seconds)
                 if time.monotonic() >= sweep:
                     sweep = time.monotonic() + _SWEEP
-                    self._sweep()
+                    self._grants.sweep()
+                    self._shelf.sweep()
             except exceptions.TransferError as exc:
                 LOG.warning('%s', exc)
             except Exception:
                 LOG.exception('looking after the images')
 
-    def _count(self) -> None:
-        """See what the process before has left; it may be much."""
-        for each in self.all():
-            if self._stopping.is_set():
-                return
-            try:
-                each.count()
-            except exceptions.TransferError as exc:
-                LOG.warning('%s: %s', each.where, exc)
-
-    def _close_idle(self) -> None:
-        """Those not used for the longest time first, if there are many."""
-        opened = [each for each in self.all() if each.shared is not None]
-        for number, each in enumerate(opened):
-            many = number >= _MOST_OPEN
-            if each.close_if_idle(0.0 if many else self._group.idle_seconds):
-                self._save(each)
-                self._forget_empty(each)
-            else:
-                each.rest(_REST)
-
-    def _sweep(self) -> None:
-        self._grants.sweep()
-        evicted = self._store.statistics()['blocks_evicted']
-        for each in self.all():
-            shared = each.shared
-            if shared is not None:
-                shared.save_trace()
-            elif evicted != self._evicted:
-                each.count()
-                self._forget_empty(each)
-        self._evicted = evicted
-
-    def _save(self, opened: Opened) -> None:
-        kept = dataclasses.replace(opened.kept, used=opened.used)
-        try:
-            self._records.save(kept)
-        except exceptions.TransferError as exc:
-            LOG.warning('%s: %s', opened.where, exc)
-
-    def _forget_empty(self, opened: Opened) -> None:
-        """Know nothing of what nobody reads, and nothing is here of."""
-        if opened.here or opened.pinned or not opened.retire():
-            return
+    def _forget(self, opened: Opened) -> None:
+        """Whoever asks for it again is asked for again."""
         self._grants.forget(opened)
         with self._lock:
-            if self._images.get(opened.id) is opened:
-                del self._images[opened.id]
-                self._known = {
-                    name: grant
-                    for name, grant in self._known.items()
-                    if grant.opened is not opened
-                }
-                self._records.remove(opened.id)
-
-    def _close_all(self) -> None:
-        for each in self.all():
-            try:
-                each.close()
-                self._save(each)
-            except exceptions.TransferError as exc:
-                LOG.warning('%s: %s', each.where, exc)
+            self._known = {
+                name: grant
+                for name, grant in self._known.items()
+                if grant.opened is not opened
+            }
 
     def close(self) -> None:
         """Close all, within seconds; idempotent."""
