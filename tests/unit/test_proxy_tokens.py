@@ -174,6 +174,16 @@ def test_the_caller_is_shown_to_the_origin(make):
     assert access.proof(given) == {'X-Mine': 'b'}
 
 
+def test_tokens_for_the_proxy_are_not_shown_to_the_origin(make):
+    """Not even where they were put in the wrong place."""
+    access = make(tokens_file='alpha\n', admin_tokens_file='root\n')
+    for token in ('alpha', 'root'):
+        assert access.proof_of(shown(token, 'authorization')) == {}
+    assert access.proof_of(shown('other', 'authorization')) == {
+        'Authorization': 'Bearer other'
+    }
+
+
 def test_the_proxy_is_shown_to_the_origin(make):
     access = make(
         origin_identity='own', origin_headers_file='X-Auth-Token: own\n'

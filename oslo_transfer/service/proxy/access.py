@@ -114,7 +114,16 @@ class Access:
             name: value
             for name, value in headers.items()
             if name.lower() not in tokens.NOT_FOR_ORIGINS
+            and not self._is_ours(value)
         }
+
+    def _is_ours(self, value: str) -> bool:
+        """Whether somebody has put a token for us in the wrong place."""
+        token = tokens.bearer(value)
+        return token is not None and any(
+            each is not None and each.has(token)
+            for each in (self._readers, self._admins)
+        )
 
 
 def _tokens(group: typing.Any, option: str) -> tokens.Tokens | None:
