@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -67,11 +68,13 @@ class ProxyRole(role.Role):
 
     def start(self) -> None:
         with contextlib.ExitStack() as stack:
-            ctx = _call.Call(self._conf, None, None, None).ctx
+            call = _call.Call(self._conf, None, None, None)
+            ctx = call.ctx
             context = self._tls()
             self._catalog = _catalog.Catalog(self._conf)
             stack.callback(self._catalog.close)
             self._check()
+            self._load(call.driver)
             state = (
                 self._conf.oslo_transfer.state_path
                 or _core_opts.default_state_path()
@@ -90,6 +93,16 @@ class ProxyRole(role.Role):
             self._serve(stack, context)
             prefetches.start()
             self._stack = stack.pop_all()
+
+    def _load(self, open_driver: Callable[[str], object]) -> None:
+        """Import what origins need: else all who come first wait for it."""
+        group = self._conf[opts.GROUP]
+        urls = (*group.origins, *group.names.values())
+        for scheme in {url.partition('://')[0] for url in urls}:
+            try:
+                open_driver(scheme)
+            except exceptions.TransferError as exc:
+                LOG.warning('nothing can be asked by %s: %s', scheme, exc)
 
     def _tls(self) -> ssl.SSLContext | None:
         group = self._conf[opts.GROUP]
