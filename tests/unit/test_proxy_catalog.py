@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from concurrent import futures
 import contextlib
+import functools
 import json
 import os
+import random
 import time
 import urllib.parse
 
@@ -583,6 +586,54 @@ def test_where_an_origin_redirects_to(make, server):
             with pytest.raises(exceptions.PolicyRefused):
                 get(catalog, url, ALICE)
         assert other.requests == []
+
+
+def test_everything_at_once(make, server):
+    """Whoever reads gets right bytes, or is told to come again."""
+    urls = [server.put(f'/{number}', DATA) for number in range(3)]
+    with make(max_bytes=40 * BLOCK, grant_seconds=0.0) as catalog:
+
+        def read_some(chance):
+            for _ in range(15):
+                fields = NEWS if chance.random() < 0.2 else ()
+                with contextlib.suppress(exceptions.Unavailable):
+                    image = get(catalog, chance.choice(urls), fields)
+                    offset = chance.randrange(len(DATA))
+                    length = chance.randrange(1, len(DATA) - offset + 1)
+                    assert (
+                        read(image, offset, length)
+                        == (DATA[offset : offset + length])
+                    )
+
+        def meddle(chance):
+            for _ in range(60):
+                for each in catalog.all():
+                    what = chance.choice(
+                        [
+                            functools.partial(catalog.evict, each.id),
+                            functools.partial(catalog.pin, each.id, True),
+                            functools.partial(catalog.pin, each.id, False),
+                            functools.partial(each.close_if_idle, 0.0),
+                            functools.partial(each.rest, 0.0),
+                            each.presence,
+                            each.statistics,
+                            catalog.tick,
+                        ]
+                    )
+                    with contextlib.suppress(
+                        exceptions.DetachError,
+                        exceptions.NotFound,
+                        exceptions.Unavailable,
+                    ):
+                        what()
+
+        with futures.ThreadPoolExecutor(8) as pool:
+            started = [
+                pool.submit(meddle if seed < 2 else read_some, rng)
+                for seed, rng in enumerate(map(random.Random, range(8)))
+            ]
+            for each in started:
+                each.result(60)
 
 
 def test_limits(make, configure, server):

@@ -301,9 +301,12 @@ class Opened:
         What has stayed stays until it is closed for the next time: sockets
         may have pages of it.
 
+        :raises NotFound: it was just forgotten
         :raises TransferError: its blocks cannot be opened
         """
         with self._lock:
+            if self._gone:
+                raise exceptions.NotFound(f'there is no image {self.id}')
             if pinned and self._pin is None:
                 kept = self.kept
                 record = kept.asked(kept.id, {})
