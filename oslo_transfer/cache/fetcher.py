@@ -39,7 +39,7 @@ _ZEROS = memoryview(bytes(256 << 10))
 # Seconds after which one who waits gets what has come of it.
 _SOON_ENOUGH = 0.005
 # Seconds that a thread waits for work before it ends.
-_IDLE = 10.0
+_IDLE = 2.0
 # One that was busy takes longer than it is far away: the quickest counts, of
 # so many.
 _ANSWERS = 8
