@@ -25,7 +25,7 @@ from tests.servers import resource
 from tests import waiting
 
 pytestmark = [
-    *groups.marks('cache', shutil.which('qemu-io') is not None),
+    *groups.marks('proxy', all(map(shutil.which, ('qemu-img', 'qemu-io')))),
     pytest.mark.usefixtures('nothing_left'),
 ]
 
