@@ -44,7 +44,7 @@ _SECRET_SCHEMES = frozenset({'https', 'ftps', 'sftp', 'nbds'})
 _MOST_TOKEN = 4096
 
 
-class _Shown(_credentials.Credentials):
+class Shown(_credentials.Credentials):
     """What the origin is to see, and what the proxy is.
 
     RFC 9110, 11.7.2: the proxy keeps Proxy-Authorization to itself.
@@ -208,7 +208,7 @@ def through(
             endpoint.username, endpoint.password or ''
         )
     if inner is not None or token is not None:
-        inner = _Shown(inner or _credentials.Credentials(), token)
+        inner = Shown(inner or _credentials.Credentials(), token)
     return dataclasses.replace(
         location, url=url_of(proxy, endpoint), credentials=inner
     )

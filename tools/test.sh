@@ -205,7 +205,7 @@ install_packages() {
 # Why a group of functional tests cannot run here; nothing if it can.
 group_lacks() {
     local command lacks=()
-    if [[ $1 == @(bittorrent|file|guest) && $(id -u) != 0 ]]; then
+    if [[ $1 == @(bittorrent|file|guest|proxy) && $(id -u) != 0 ]]; then
         lacks+=(root)
     fi
     for command in ${GROUP_COMMANDS[$1]}; do

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two datacentres, and what crosses the WAN between them."""
+"""Two datacenters, and what crosses the WAN between them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_wan_that_is_cut_says_nothing():
             assert here.recv(4) == b'late'
 
 
-# What proxies make of it: a proxy in the near datacentre; two, and nginx
+# What proxies make of it: a proxy in the near datacenter; two, and nginx
 # behind them, in the far one
 
 

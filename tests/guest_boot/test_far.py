@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest boots in the far datacentre by what the near one has recorded."""
+"""A guest boots in the far datacenter by what the near one has recorded."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def boot(disk, host, proxy, url):
         yield guest
 
 
-def test_a_guest_boots_by_a_trace_of_another_datacentre(disk, sites, tmp_path):
+def test_a_guest_boots_by_a_trace_of_another_datacenter(disk, sites, tmp_path):
     url = sites.origin.url(f'/{disk.path.name}')
     (near,), (far,) = sites.near_proxies, sites.far_proxies
     with boot(disk, sites.near_hosts[0], near, url) as guest:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two datacentres with an origin, proxies in each, and hosts that copy."""
+"""Two datacenters with an origin, proxies in each, and hosts that copy."""
 
 from __future__ import annotations
 
@@ -145,16 +145,16 @@ class Cache(nginx_proxy.NginxProxy):
 class Sites:
     """All of it; a context manager.
 
-    The first host of the near datacentre is the origin, the next ones have
-    its proxies; the first ones of the far datacentre have its own, that ask
+    The first host of the near datacenter is the origin, the next ones have
+    its proxies; the first ones of the far datacenter have its own, that ask
     those of the near one before the origin.
 
     :ivar caches: nginx in the place of proxies, behind them in the far one
 
     :param path: an empty directory with a short name
     :param root: what the origin serves
-    :param hosts: who copy, in each datacentre
-    :param proxies: of the near and of the far datacentre
+    :param hosts: who copy, in each datacenter
+    :param proxies: of the near and of the far datacenter
     :param caches: how many of the other kind the far one has
     :param rate: see :class:`tests.servers.two_centers.TwoCenters`
     :param round_trip: the same
@@ -249,7 +249,7 @@ class Sites:
         self.caches.append(stack.enter_context(cache))
 
     def options(self, name: str) -> dict[str, typing.Any]:
-        """The map of the datacentres for hosts of one of them.
+        """The map of the datacenters for hosts of one of them.
 
         By name; those that are not in [oslo_transfer] with a group and a
         dot before.
@@ -288,7 +288,7 @@ class Sites:
         }
 
     def conf(self, name: str) -> cfg.ConfigOpts:
-        """The configuration of a host in a datacentre, fit for tests."""
+        """The configuration of a host in a datacenter, fit for tests."""
         conf = cfg.ConfigOpts()
         conf([], default_config_files=[], default_config_dirs=[])
         oslo_transfer.register_opts(conf)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two datacentres with hosts, and a WAN between them: needs root, ip, tc.
+"""Two datacenters with hosts, and a WAN between them: needs root, ip, tc.
 
 All of it are network namespaces, see :mod:`tests.servers.netns`. The
 addresses are those for documentation (RFC 5737): a configuration of the
@@ -25,7 +25,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Center:
-    """A datacentre: a switch that is a router, too, and hosts.
+    """A datacenter: a switch that is a router, too, and hosts.
 
     :ivar hosts: in order; each sees all the others, here and there
     :ivar network: of its hosts
@@ -102,7 +102,7 @@ class Wan:
             raise RuntimeError('there is no line')
 
     def to_far(self) -> int:
-        """Bytes that left the near datacentre so far, with all headers.
+        """Bytes that left the near datacenter so far, with all headers.
 
         Headers count once for all that the kernel segments later on.
         """
@@ -137,7 +137,7 @@ class Wan:
 
 
 class TwoCenters:
-    """Two datacentres; a context manager.
+    """Two datacenters; a context manager.
 
     :param near: hosts of the one
     :param far: hosts of the other

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What crosses the WAN between two datacentres with a proxy in each."""
+"""What crosses the WAN between two datacenters with a proxy in each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Host:
             self._worker = worker.Worker()
 
     def copy(self, url: str, expected: pathlib.Path) -> None:
-        """Copy, by the proxies of its datacentre.
+        """Copy, by the proxies of its datacenter.
 
         :raises OSError: it fails, or makes another file
         """
@@ -66,7 +66,7 @@ class _Host:
 def _site(
     here: lab.Lab, root: pathlib.Path
 ) -> Iterator[tuple[_sites.Sites, Sequence[_Host], Sequence[_Host]]]:
-    """All of it, and the hosts of the near and of the far datacentre."""
+    """All of it, and the hosts of the near and of the far datacenter."""
     with (
         tempfile.TemporaryDirectory(dir=here.memory) as name,
         contextlib.ExitStack() as stack,
@@ -98,7 +98,7 @@ def _site(
 
 @registry.benchmark('wan-bytes')
 def wan_bytes(here: lab.Lab) -> Iterator[registry.Row]:
-    """Two datacentres with eight hosts each, which all read one image."""
+    """Two datacenters with eight hosts each, which all read one image."""
     swarm_lab.need('nginx')
     root = here.directory(str(here.memory))
     image, guest = root / 'image', root / 'guest'

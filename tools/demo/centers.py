@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of two datacentres with a proxy in each, and a WAN between them.
+"""Rows of two datacenters with a proxy in each, and a WAN between them.
 
 The WAN is a line with a rate and a round trip, from the far proxy to the
 near one: it counts what it carries.
@@ -25,7 +25,7 @@ _ADMIN = 'admin-of-the-demonstration'
 _MOST = 1.05
 
 
-@scene.act('two datacentres')
+@scene.act('two datacenters')
 def centers(here: scene.Scene) -> Iterator[scene.Row]:
     """Hosts of the far one read what is in the near one."""
     near = _Proxy(here, 'near', ())
@@ -84,7 +84,7 @@ class _Proxy:
 
 
 def _host(here: scene.Scene, proxy: str) -> str:
-    """The configuration of hosts in the far datacentre."""
+    """The configuration of hosts in the far datacenter."""
     path = here.root / 'far-host.conf'
     path.write_text(
         f'[oslo_transfer]\n'

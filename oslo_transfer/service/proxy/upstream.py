@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
 import logging
 import re
@@ -14,11 +13,13 @@ import typing
 
 from oslo_transfer.cache import version as _version
 from oslo_transfer import credentials as _credentials
+from oslo_transfer import datacenters
 from oslo_transfer.drivers import base
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import ends
 from oslo_transfer import exceptions
 from oslo_transfer import limiter as _limiter
+from oslo_transfer import proxied
 from oslo_transfer.service.proxy import opts
 from oslo_transfer.service.proxy import tokens
 from oslo_transfer.wrappers import base as wrappers
@@ -134,27 +135,6 @@ class _Upstream:
                 'the upstream %s is passed over for %d seconds: %s',
                 *(self.base, _PASSED_OVER, error),
             )
-
-    def url_of(self, origin: _endpoint.Endpoint) -> str:
-        """Where it has what is at an origin."""
-        return (
-            f'{self.base.url().rstrip("/")}/{origin.scheme}/{origin.netloc}'
-            f'{origin.request_target}'
-        )
-
-
-class _Shown(_credentials.Credentials):
-    """What the origin is to see, and the token that the upstream wants."""
-
-    def __init__(self, inner: _credentials.Credentials, token: str) -> None:
-        self._inner = inner
-        self._token = token
-
-    def headers(self) -> Mapping[str, str]:
-        return {
-            **self._inner.headers(),
-            'Proxy-Authorization': f'Bearer {self._token}',
-        }
 
 
 class Opener:
@@ -274,11 +254,14 @@ class Opener:
                 'the upstream an https URL'
             )
         if self._token is not None:
-            shown = _Shown(
+            shown = proxied.Shown(
                 shown or _credentials.Credentials(), self._token.value
             )
+        by = datacenters.Proxy(upstream.base, plain=True)
         location = dataclasses.replace(
-            end.location, url=upstream.url_of(end.endpoint), credentials=shown
+            end.location,
+            url=proxied.url_of(by, end.endpoint),
+            credentials=shown,
         )
         return ends.end_of(location, self._call.driver)
 
