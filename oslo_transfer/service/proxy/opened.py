@@ -99,8 +99,10 @@ class Opened:
         self._pin: _blocks.Blocks | None = None
         self._here = 0
         self._trusted_until = 0.0
-        # Of what was closed.
-        self._before: collections.Counter[str] = collections.Counter()
+        # What is open, and the counts of what was open before.
+        self._counted: tuple[
+            _images.Shared | None, collections.Counter[str]
+        ] = (None, collections.Counter())
 
     @property
     def id(self) -> str:
@@ -150,8 +152,9 @@ class Opened:
         They are ``readers`` (of now), ``hits``, ``misses``,
         ``bytes_served`` and ``bytes_fetched``.
         """
-        found = collections.Counter(self._before)
-        shared = self.shared
+        # Both at once: what is being closed is not to be counted twice.
+        shared, before = self._counted
+        found = collections.Counter(before)
         readers = 0
         if shared is not None:
             now = _counts(shared)
@@ -203,6 +206,7 @@ class Opened:
         self._users[record.id] = record
         if self.shared is None:
             self.shared = shared
+            self._counted = shared, self._counted[1]
             self.image = Export(shared.image, self.etag)
         if len(self._users) > _MOST_USERS:
             self.leave(next(iter(self._users)))
@@ -276,7 +280,9 @@ class Opened:
         self.image = None
         for record in users.values():
             self._images.release(shared, record)
-        self._before.update(_counts(shared))
+        counted = collections.Counter(self._counted[1])
+        counted.update(_counts(shared))
+        self._counted = None, counted
         self.shared = None
 
     def retire(self) -> bool:
