@@ -15,6 +15,7 @@ import dataclasses
 import typing
 
 from oslo_transfer import attempts as _attempts
+from oslo_transfer.cache import version as _version
 from oslo_transfer import credentials as _credentials
 from oslo_transfer import datacenters
 from oslo_transfer.drivers import base
@@ -26,6 +27,7 @@ from oslo_transfer import opening
 from oslo_transfer import oserrors
 from oslo_transfer import result as _result
 from oslo_transfer import selector
+from oslo_transfer.wrappers import base as wrappers
 from oslo_transfer.wrappers import retry
 from oslo_transfer.wrappers import throttle
 from oslo_transfer.wrappers import ways as _ways
@@ -112,6 +114,17 @@ def expand(
     return [end for tier in tiers for end in tier], passed_over.all
 
 
+class _AsProxiesTell(wrappers.SourceWrapper):
+    """The origin itself, whose version is named as proxies name it."""
+
+    def __init__(self, source: base.Source, where: str) -> None:
+        super().__init__(source)
+        self.validator = _version.as_etag(source, where)
+
+    def stream(self, offset: int, length: int | None) -> base.Stream:
+        return self._source.stream(offset, length)
+
+
 class Opener:
     """Opens a location by what leads to it, again and again.
 
@@ -143,11 +156,19 @@ class Opener:
         def open_way(way: ends.LocationEnd) -> base.Source:
             # The origin is tried again as often as without proxies.
             if way is origin:
-                return throttle.limited(way.open_source(ctx), ctx, (way.host,))
+                opened = throttle.limited(
+                    way.open_source(ctx), ctx, (way.host,)
+                )
+                if opened.validator is None:
+                    return opened
+                return _AsProxiesTell(opened, str(way))
             return opening.alone(way, hurried)
 
         source = _ways.WaysSource(
-            typing.cast('list[ends.LocationEnd]', ways), open_way, version
+            typing.cast('list[ends.LocationEnd]', ways),
+            open_way,
+            version,
+            ctx.conf.oslo_transfer.location_backoff,
         )
         known = source.validator
         return retry.RetryingSource(

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
 
 _KEY = 32
+# An ETag that any header can have.
+_TAG = re.compile(r'"[\x21\x23-\x7e]*"')
 
 
 def size_of(
@@ -70,3 +73,24 @@ def key(location: str, version: bytes) -> str:
     """
     told = hashlib.sha256(location.encode() + b'\0' + version)
     return told.hexdigest()[:_KEY]
+
+
+def as_etag(source: base.Source, where: str) -> base.Validator:
+    """What tells versions of an origin apart, as an ETag.
+
+    A proxy tells its clients this, and everybody who reads the origin by a
+    proxy or without has to name a version alike.
+
+    :param where: names it in errors
+    :raises CapabilityMissing: it has nothing
+    """
+    found = source.validator
+    if found is None or source.size is None:
+        raise exceptions.CapabilityMissing(
+            f'{where} does not tell its size, or has nothing to tell one '
+            f'version from another by'
+        )
+    if found.strong and _TAG.fullmatch(found.value):
+        return found
+    version = identity(source.size, found, None, '')
+    return base.Validator(f'"{version.hex()}"', strong=True)

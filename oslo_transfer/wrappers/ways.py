@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import logging
 import threading
+import time
 import typing
 
 from oslo_transfer.drivers import base
@@ -22,6 +23,9 @@ from oslo_transfer.wrappers import base as wrappers
 from oslo_transfer.wrappers import retry
 
 LOG = logging.getLogger(__name__)
+
+# Seconds for which a way that failed is left alone, at least.
+_AGAIN = 30.0
 
 #: Opens one way, without retries.
 Opener = Callable[[ends.LocationEnd], base.Source]
@@ -43,6 +47,8 @@ class WaysSource(wrappers.SourceWrapper):
     :param ways: in the order to try
     :param opener: opens one
     :param version: that it has to be; None for that of the first
+    :param backoff: the option ``location_backoff``: when that is over for
+        the first way it is used again
     :raises TransferError: none works; why the last one does not
     """
 
@@ -51,7 +57,9 @@ class WaysSource(wrappers.SourceWrapper):
         ways: Sequence[ends.LocationEnd],
         opener: Opener,
         version: base.Validator | None,
+        backoff: float,
     ) -> None:
+        self._backoff = backoff
         self._ways = ways
         self._opener = opener
         self._version = version
@@ -59,6 +67,8 @@ class WaysSource(wrappers.SourceWrapper):
         # How many have failed since the origin was asked last.
         self._next = 0
         self._lock = threading.Lock()
+        # When the first way failed last.
+        self._tried = 0.0
         self._closed = False
         self._current: _Open | None = None
         while True:
@@ -82,6 +92,9 @@ class WaysSource(wrappers.SourceWrapper):
 
         :raises Elsewhere: it does not; the next one may
         """
+        retired = self._retire()
+        if retired is not None:
+            retired.source.close()
         with self._lock:
             if self._closed:
                 raise exceptions.TransferCancelled('the source was closed')
@@ -89,6 +102,26 @@ class WaysSource(wrappers.SourceWrapper):
                 self._current = self._open(self._ways[self._next])
             self._current.users += 1
             return self._current
+
+    def _retire(self) -> _Open | None:
+        """Go back to the first way, where it may work again.
+
+        :returns: what is to be closed, for nobody uses it any more
+        """
+        memory = shared.current().locations
+        with self._lock:
+            current = self._current
+            if (
+                current is None
+                or current.end is self._ways[0]
+                or time.monotonic() < self._tried + _AGAIN
+                or memory.rest(self._ways[0], self._backoff)
+            ):
+                return None
+            # Its last user closes it.
+            current.failed = True
+            self._current, self._next = None, 0
+            return None if current.users else current
 
     def _open(self, end: ends.LocationEnd) -> _Open:
         try:
@@ -119,6 +152,8 @@ class WaysSource(wrappers.SourceWrapper):
         """A way has failed: what to raise for that."""
         if isinstance(error, exceptions.TransferCancelled):
             return error
+        if not self._next:
+            self._tried = time.monotonic()
         self._next += 1
         if self._next == len(self._ways):
             # All of them get another chance.

@@ -127,3 +127,27 @@ def test_in_place(here, tmp_path):
         (image,) = proxy.ask('GET', '/v1/proxy/images')['images']
         assert 0 < image['bytes_here'] < 3 * MIB
         result.attachment.detach()
+
+
+def test_an_origin_that_tells_versions_weakly(here, tmp_path, servers):
+    """The proxy and the origin name them alike for a guest."""
+    origin, _ = servers[-1]
+    url = origin.put('/image', DATA, etag='W/"1"')
+    with dd_lab.short_directory() as there:
+        proxy = proxy_service.ProxyService(
+            there, {'oslo_transfer_proxy': {'origins': f'{origin.origin}/'}}
+        )
+        host = guests.Host(
+            here,
+            {
+                'oslo_transfer_cache': {'hydrate': False},
+                'oslo_transfer': {'datacenter': 'ams', 'datacenters': 'ams'},
+                'oslo_transfer_datacenter_ams': {'proxies': proxy.url},
+            },
+        )
+        with proxy, host:
+            host.copy(url)
+            with guests.Guest(here / 'disk') as guest:
+                assert guest.read(MIB, 4096) == DATA[MIB:][:4096]
+                proxy.stop()
+                assert guest.read(15 * MIB, 4096) == DATA[15 * MIB :][:4096]

@@ -54,6 +54,7 @@ def source_of(*given, version=None):
         [end(str(number)) for number in range(len(given))],
         lambda each: given[int(each.name)].open(),
         version,
+        0.0,
     )
 
 
@@ -129,6 +130,26 @@ def test_others_still_read_by_the_one_that_failed(conf):
     failing.close()
     source.close()
     assert second.closed == 1
+
+
+def test_the_first_is_used_again(conf, monkeypatch):
+    """A proxy that was restarted serves those again who went elsewhere."""
+    first, second = Way(), Way()
+    source = retrying(conf, first, second)
+    first.broken = True
+    assert read(source, 0, 10) == DATA[:10]
+    first.broken = False
+    kept = source.stream(0, None)
+    assert first.opened == 1
+    monkeypatch.setattr(ways, '_AGAIN', 0.0)
+    assert read(source, 0, 10) == DATA[:10]
+    assert (first.opened, second.opened) == (2, 1)
+    # Who reads by the other one reads on.
+    assert second.closed == 0
+    assert kept.readinto(bytearray(10)) == 10
+    kept.close()
+    assert second.closed == 1
+    source.close()
 
 
 def test_all_fail_for_a_while(conf):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import secrets
 import threading
 import time
@@ -40,7 +39,6 @@ _MISTRUSTED = 60.0
 _SECRET_SCHEMES = frozenset({'https', 'ftps', 'sftp', 'nbds'})
 # Proxies that one request may come through, and the text of each.
 _MOST_HOPS, _MOST_NAME = 8, 256
-_TAG = re.compile(r'"[\x21\x23-\x7e]*"')
 
 
 class Via:
@@ -312,7 +310,7 @@ class _Counted(wrappers.SourceWrapper):
         self._account = account
         self._upstream = upstream
         try:
-            self.validator = _as_etag(source, str(end))
+            self.validator = _version.as_etag(source, str(end))
         except BaseException:
             source.close()
             raise
@@ -371,20 +369,3 @@ class _CountedStream(base.Stream):
     def close(self) -> None:
         self._stream.close()
         super().close()
-
-
-def _as_etag(source: base.Source, where: str) -> base.Validator:
-    """What tells versions of an origin apart, as an ETag.
-
-    :raises CapabilityMissing: it has nothing
-    """
-    found = source.validator
-    if found is None or source.size is None:
-        raise exceptions.CapabilityMissing(
-            f'{where} does not tell its size, or has nothing to tell one '
-            f'version from another by'
-        )
-    if found.strong and _TAG.fullmatch(found.value):
-        return found
-    identity = _version.identity(source.size, found, None, '')
-    return base.Validator(f'"{identity.hex()}"', strong=True)
