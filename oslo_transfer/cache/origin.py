@@ -94,7 +94,7 @@ class Origin:
             with self._using(offset) as opened:
                 try:
                     stream = opened.source.stream(offset, length)
-                except exceptions.AccessDenied:
+                except (exceptions.AccessDenied, exceptions.NotFound):
                     if last:
                         raise
                     # Others may still read it than who has opened it.

@@ -116,10 +116,12 @@ class Shared:
         if self._unused:
             return self._unused.pop()
         refused: exceptions.TransferError | None = None
-        for end in list(self.ends.values()):
+        # Those who came last first: what proved who they are is the newest.
+        for end in reversed(list(self.ends.values())):
             try:
                 return self._opener(end, ctx, self._version)
-            except exceptions.AccessDenied as exc:
+            except (exceptions.AccessDenied, exceptions.NotFound) as exc:
+                # Some say so to those who may not know that it is there.
                 refused = exc
         raise refused or exceptions.TransferCancelled('nobody reads it')
 
@@ -302,6 +304,8 @@ class Images:
                 shared.begin(record, source)
                 source = None
                 self._open[key] = shared
+            # Those who came last are at the end.
+            shared.ends.pop(record.id, None)
             shared.ends[record.id] = end
         if source is not None:
             source.close()

@@ -154,6 +154,8 @@ class Catalog:
 
         :raises TransferError: he may not, or it cannot be had
         """
+        # Of before: should what is allowed change meanwhile, this is not kept.
+        known = self._known
         try:
             self._access.check_reader(asked.fields)
             endpoint = self._policy.asked(asked.target, asked.path)
@@ -170,10 +172,10 @@ class Catalog:
             self._opener.mistrust(endpoint)
             grant.opened.mistrust()
         with self._lock:
-            self._known.pop(_name_of(asked), None)
-            self._known[_name_of(asked)] = grant
-            if len(self._known) > _MOST_KNOWN:
-                del self._known[next(iter(self._known))]
+            known.pop(_name_of(asked), None)
+            known[_name_of(asked)] = grant
+            if len(known) > _MOST_KNOWN:
+                del known[next(iter(known))]
         return image
 
     def _get(
@@ -338,7 +340,7 @@ class Catalog:
         if self._access.look() | self._look():
             # Who asked before may not be allowed any more.
             with self._lock:
-                self._known.clear()
+                self._known = {}
         self._opener.look()
 
     def _look(self) -> bool:

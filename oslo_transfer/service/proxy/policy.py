@@ -108,7 +108,12 @@ def canonical(url: str) -> _endpoint.Endpoint:
 def _plain(found: _endpoint.Endpoint) -> _endpoint.Endpoint:
     path = found.path
     for _ in range(_MOST_ESCAPED):
-        if not {'.', '..'}.isdisjoint(path.replace('\\', '/').split('/')):
+        # Some servers drop what is behind a semicolon first.
+        segments = {
+            each.partition(';')[0].strip()
+            for each in path.replace('\\', '/').split('/')
+        }
+        if not {'.', '..'}.isdisjoint(segments):
             break
         path, before = urllib.parse.unquote(path), path
         if path == before and '\0' not in path:

@@ -38,7 +38,7 @@ class Plan:
                 self._runs.append((first, end))
                 wanted[first:end] = b'\1' * (end - first)
         self._wanted = int.from_bytes(wanted, 'little')
-        self._has_last = bool(wanted[-1])
+        self._has_last = bool(wanted and wanted[-1])
         #: How many bytes that is.
         self.wanted = self._bytes(wanted.count(1), self._has_last)
 

@@ -109,7 +109,8 @@ class Records(exports.Records[Kept]):
             if not isinstance(fields[key], kind):
                 raise TypeError(f'"{key}" is of another kind')
             found[key] = fields[key]
-        if not 0 < found['size'] < 1 << 63 or not math.isfinite(found['used']):
+        size, used = found['size'], found['used']
+        if not (0 <= size < 1 << 63 and math.isfinite(used)):
             raise ValueError('"size" or "used" is none')
         _endpoint.parse(secret)
         return Kept(name, secret, **found)

@@ -123,6 +123,14 @@ class ProxyRole(role.Role):
                 f'[{opts.GROUP}] nbd_port with tokens_file needs ca_file: '
                 f'NBD has no tokens, so that clients show certificates'
             )
+        if group.origin_identity != 'own' and (
+            self._conf.oslo_transfer_http.netrc_file
+        ):
+            raise exceptions.ConfigurationError(
+                '[oslo_transfer_http] netrc_file would be used for everybody '
+                f'who asks the proxy; unset it, or set origin_identity = own '
+                f'in [{opts.GROUP}]'
+            )
         if not (group.origins or group.names):
             LOG.warning(
                 '[%s] origins and names are empty: whatever is asked for is '
