@@ -327,6 +327,17 @@ def test_an_upstream_dies(make, server, conf, tmp_path):
     assert near.get(other) == OTHER
 
 
+def test_nobody_sees_that_an_upstream_dies(make, server):
+    """No read fails, though who reads tries nothing again."""
+    far, near = far_and_near(make, server, kind=proxy_service.ProxyService)
+    url = server.put('/image', DATA)
+    assert near.get(url, {'Range': 'bytes=0-9'}) == DATA[:10]
+    far.stop(signal.SIGKILL)
+    start = len(DATA) - 100
+    found = near.get(url, {'Range': f'bytes={start}-'})
+    assert found == DATA[start:]
+
+
 def test_a_circle(make, here, server):
     """Two that ask each other, which they should not."""
     port = proxy_service.child.free_port()

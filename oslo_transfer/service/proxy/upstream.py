@@ -24,6 +24,7 @@ from oslo_transfer.service.proxy import tokens
 from oslo_transfer.wrappers import base as wrappers
 from oslo_transfer.wrappers import retry
 from oslo_transfer.wrappers import throttle
+from oslo_transfer.wrappers import ways as _ways
 
 if typing.TYPE_CHECKING:
     from oslo_transfer import call as _call
@@ -207,32 +208,48 @@ class Opener:
     ) -> base.Source:
         """Open an origin by the first way that works.
 
-        :param version: that it has to be; None for any
+        Its streams go on by the next ones when that fails.
+
+        :param version: that it has to be; None for that of the first
         :raises TransferError: none works; why the origin itself does not
         """
         account = self._account(end.endpoint)
         if time.monotonic() < self._mistrusted.get(end.endpoint.url(), 0.0):
             ctx = ctx.replace(anew=True)
+        upstreams: dict[int, _Upstream] = {}
+        ways = []
         for upstream in self._upstreams:
             if not upstream.works or end.endpoint.scheme == 'file':
                 continue
             try:
-                source = self._open(
-                    self._by(upstream, end),
-                    ctx.replace(hurried=True),
-                    account,
-                    upstream,
-                )
-            except exceptions.TransferError as exc:
-                ctx.check()
-                upstream.failed(exc)
+                way = self._by(upstream, end)
+            except exceptions.PolicyRefused as exc:
                 LOG.warning('%s by %s: %s', end, upstream.base, exc)
                 continue
-            if version is None or source.validator == version:
-                return source
-            source.close()
-            LOG.warning('%s: %s has another version', end, upstream.base)
-        return self._open(end, ctx, account, None)
+            upstreams[id(way)] = upstream
+            ways.append(way)
+        if not ways:
+            return _retrying(self._open(end, ctx, account, None), end, ctx)
+        hurried = ctx.replace(hurried=True)
+
+        def open_way(way: ends.LocationEnd) -> base.Source:
+            upstream = upstreams.get(id(way))
+            if upstream is None:
+                return self._open(way, ctx, account, None)
+            try:
+                source = self._open(way, hurried, account, upstream)
+            except exceptions.TransferError as exc:
+                upstream.failed(exc)
+                raise
+            return _retrying(source, way, hurried)
+
+        source = _ways.WaysSource(
+            [*ways, end],
+            open_way,
+            version,
+            ctx.conf.oslo_transfer.location_backoff,
+        )
+        return _retrying(source, end, ctx)
 
     def _by(
         self, upstream: _Upstream, end: ends.LocationEnd
@@ -283,12 +300,18 @@ class Opener:
             ctx,
             (self._limiter, account.limiter),
         )
-        return retry.RetryingSource(limited, ctx, str(end), joinable=True)
+        return limited
 
 
 def _is_secret(shown: _credentials.Credentials | None) -> bool:
     """Whether any headers tell more than the way of a request."""
     return shown is not None and not {*shown.headers()} <= {'Via'}
+
+
+def _retrying(
+    source: base.Source, end: ends.LocationEnd, ctx: _context.Context
+) -> base.Source:
+    return retry.RetryingSource(source, ctx, str(end), joinable=True)
 
 
 class _Counted(wrappers.SourceWrapper):
