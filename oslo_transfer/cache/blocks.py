@@ -349,6 +349,21 @@ class Blocks:
                 self._table.give_back(gone, self._punch)
             return len(gone)
 
+    def forget(self, blocks: Iterable[int]) -> int:
+        """Have blocks brought again to where they are; returns how many.
+
+        Also of one whose blocks stay: it is for what turns out to be wrong.
+        Those that somebody uses are kept. Blocks for the disk.
+
+        :raises TransferError: the disk cannot be written
+        """
+        with self._flushing:
+            if self.closing or not self.keeps:
+                return 0
+            gone = self._table.take_back(blocks)
+            self._map.save(self._table.changes())
+            return len(gone)
+
     def _punch(self, first: int, count: int) -> None:
         if self.fixed:
             return

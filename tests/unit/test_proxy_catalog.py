@@ -198,10 +198,14 @@ def test_another_version(catalog, configure, server):
     assert {each.etag for each in catalog.all()} == {'1', '2'}
 
 
-def test_who_mistrusts_it_has_it_fetched_again(catalog, server):
+@pytest.mark.parametrize('pinned', [False, True])
+def test_who_mistrusts_it_has_it_fetched_again(catalog, server, pinned):
     """Once: many may find out together."""
     url = server.put('/image', OTHER, etag='"1"')
     assert read(get(catalog, url)) == OTHER
+    if pinned:
+        (opened,) = catalog.all()
+        catalog.pin(opened.id, True)
     server.put('/image', DATA, etag='"1"')
     assert read(get(catalog, url)) == OTHER
     assert read(get(catalog, url, NEWS)) == DATA

@@ -419,7 +419,10 @@ class Opened:
             shared.image.release_origin()
             # What cannot go is compared with its checksum again.
             shared.blocks.doubt(0, self.size)
-            self._store.evict(self.id)
+            if shared.blocks.stays:
+                shared.blocks.forget(range(shared.blocks.count))
+            else:
+                self._store.evict(self.id)
             return True
 
 
