@@ -221,6 +221,7 @@ def test_evicting_in_the_midst_of_a_claim(tmp_path, before):
     )
     assert mine.claim(BLOCK, BLOCK) == BLOCK
     assert os.pread(image.fd, BLOCK, BLOCK) == content(1, 1)
+    mine.release()
     image.close()
 
 
