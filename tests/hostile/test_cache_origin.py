@@ -427,6 +427,7 @@ def test_connection_is_used_again(server, conf, tmp_path):
 def test_connection_that_waits_may_end(server, impatient, tmp_path, how):
     """Another one is made then, and nothing is taken for an answer."""
     good = resource.Resource(DATA, SIZE)
+    done = threading.Event()
 
     def answer(request, conn):
         good(request, conn)
@@ -437,6 +438,7 @@ def test_connection_that_waits_may_end(server, impatient, tmp_path, how):
             conn.reset()
         else:
             conn.release()
+        done.set()
 
     with Cached(impatient, tmp_path, server.serve('/image', answer)) as cached:
         for offset in range(0, SIZE, 64 * BLOCK):
@@ -446,5 +448,6 @@ def test_connection_that_waits_may_end(server, impatient, tmp_path, how):
                 # What came too much was taken for the next answer.
                 assert how == 'say more'
                 cached.right(offset, 1)
-            time.sleep(0.01)
+            assert done.wait(10)
+            done.clear()
         assert server.connections.total > 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 import socket
 import threading
 import time
@@ -18,6 +17,7 @@ from oslo_transfer.export import gate as _gate
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_server
 from oslo_transfer.export import listening
+from tests.servers import rawhttp
 from tests.servers import resource
 from tests.servers import scripted_gate
 from tests.servers import scripted_image
@@ -50,32 +50,14 @@ def server():
         yield running
 
 
-def connect(server, timeout=5):
-    host, _, port = server.url.split('/')[2].rpartition(':')
-    return socket.create_connection((host, int(port)), timeout)
-
-
-def all_of(sock):
-    """What comes until the end."""
-    found = bytearray()
-    with contextlib.suppress(ConnectionError):
-        while piece := sock.recv(1 << 20):
-            found += piece
-    return bytes(found)
-
-
-def statuses(answers):
-    return [int(each) for each in re.findall(rb'HTTP/1\.1 ([0-9]+) ', answers)]
-
-
 def assert_serves(server):
     """Somebody honest gets what he asks for, at once."""
     started = time.monotonic()
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(POST + b'Content-Length: 3\r\n\r\nabc')
         sock.sendall(GET + b'Connection: close\r\n\r\n')
-        found = all_of(sock)
-        assert statuses(found) == [200, 200]
+        found = rawhttp.all_of(sock)
+        assert rawhttp.statuses(found) == [200, 200]
         assert found.endswith(b'\r\n\r\n' + DATA)
     assert time.monotonic() - started < 2
 
@@ -109,9 +91,9 @@ def assert_serves(server):
 )
 def test_nothing_is_smuggled(lines, server):
     """A body that others may take for a request ends the connection."""
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(POST + lines + SMUGGLED)
-        (status,) = statuses(all_of(sock))
+        (status,) = rawhttp.statuses(rawhttp.all_of(sock))
     assert 400 <= status < 500
     assert not server.gate.pages
     assert_serves(server)
@@ -120,7 +102,7 @@ def test_nothing_is_smuggled(lines, server):
 @pytest.mark.parametrize('method', [b'GET', b'HEAD', b'PUT', b'x'])
 @pytest.mark.parametrize('path', [b'/v1/a', b'/http/far/a'])
 def test_bodies_of_who_has_none(method, path, server):
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(
             method
             + b' '
@@ -129,14 +111,14 @@ def test_bodies_of_who_has_none(method, path, server):
             + b'Content-Length: %d\r\n\r\n' % len(SMUGGLED)
             + SMUGGLED
         )
-        assert statuses(all_of(sock)) == [413]
+        assert rawhttp.statuses(rawhttp.all_of(sock)) == [413]
     assert not server.gate.pages
     assert not server.gate.found
 
 
 def test_a_request_as_a_body(server):
     """It is a body."""
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         length = b'Content-Length: %d\r\n' % len(SMUGGLED)
         sock.sendall(
             (POST + length + b'\r\n' + SMUGGLED) * 2
@@ -145,7 +127,7 @@ def test_a_request_as_a_body(server):
             + b'Connection: close\r\n\r\n'
             + SMUGGLED
         )
-        assert statuses(all_of(sock)) == [200] * 3
+        assert rawhttp.statuses(rawhttp.all_of(sock)) == [200] * 3
     assert [body for _, body in server.gate.pages] == [SMUGGLED] * 3
 
 
@@ -180,11 +162,13 @@ def test_it_does_not_matter_how_bodies_come(server, requests, cuts):
         text += b'\r\n' + (body or b'')
     text += b'GET /v1/last' + HOST + b'Connection: close\r\n\r\n'
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start, end in zip(places, places[1:]):
             sock.sendall(text[start:end])
-        assert statuses(all_of(sock)) == [200] * (len(requests) + 1)
+        assert rawhttp.statuses(rawhttp.all_of(sock)) == [200] * (
+            len(requests) + 1
+        )
     assert [body for _, body in server.gate.pages] == [
         *(body or b'' for _, body in requests),
         b'',
@@ -209,11 +193,11 @@ PIECES = st.sampled_from(
 @hypothesis.given(st.lists(st.one_of(PIECES, st.binary(max_size=9))))
 def test_any_bytes(server, pieces):
     """They end with answers, or with the connection; nobody else notices."""
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         with contextlib.suppress(OSError):
             sock.sendall(b''.join(pieces))
             sock.shutdown(socket.SHUT_WR)
-        found = statuses(all_of(sock))
+        found = rawhttp.statuses(rawhttp.all_of(sock))
     assert all(100 <= status < 500 for status in found)
     for asked, body in server.gate.pages:
         assert len(body) == int(asked.fields.get('content-length', 0))
@@ -224,7 +208,9 @@ def test_slow_bodies(server_with_little_time):
     """A byte now and then keeps nothing for long, and nobody waits."""
     server = server_with_little_time
     with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(connect(server)) for _ in range(40)]
+        socks = [
+            stack.enter_context(rawhttp.connect(server)) for _ in range(40)
+        ]
         started = time.monotonic()
         for number, sock in enumerate(socks):
             length = 4 << 20 if number % 2 else 10
@@ -234,7 +220,7 @@ def test_slow_bodies(server_with_little_time):
                 with contextlib.suppress(ConnectionError):
                     sock.sendall(byte)
             assert_serves(server)
-        found = [statuses(all_of(sock)) for sock in socks]
+        found = [rawhttp.statuses(rawhttp.all_of(sock)) for sock in socks]
         assert found[::2] == [[408]] * 20
         # There was room for seven of the long ones beside the short ones.
         assert found[1::2].count([408]) in (7, 8)
@@ -242,7 +228,7 @@ def test_slow_bodies(server_with_little_time):
         assert time.monotonic() - started < 4
     assert all(len(body) == 3 for _, body in server.gate.pages)
     waiting.until(lambda: not server.statistics()['connections'])
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         size = 4 << 20
         sock.sendall(POST + b'Content-Length: %d\r\n\r\n' % size + bytes(size))
         assert sock.recv(100).startswith(b'HTTP/1.1 200')
@@ -257,7 +243,7 @@ def server_with_little_time():
 def test_bodies_that_are_cut_off(server):
     """Nobody is told of them, and their memory is free again."""
     for turn in range(40):
-        with connect(server) as sock:
+        with rawhttp.connect(server) as sock:
             if turn % 2:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             size = 4 << 20
@@ -266,7 +252,7 @@ def test_bodies_that_are_cut_off(server):
             )
     waiting.until(lambda: not server.statistics()['connections'])
     assert not server.gate.pages
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(POST + b'Content-Length: %d\r\n\r\n' % size + bytes(size))
         assert sock.recv(100).startswith(b'HTTP/1.1 200')
 
@@ -274,18 +260,18 @@ def test_bodies_that_are_cut_off(server):
 @pytest.mark.parametrize('length', [5 << 20, 1 << 40])
 def test_bodies_that_are_too_long(length, server):
     """They are refused before they come."""
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(
             POST
             + b'Content-Length: %d\r\nExpect: 100-continue\r\n\r\n' % length
         )
-        assert statuses(all_of(sock)) == [413]
+        assert rawhttp.statuses(rawhttp.all_of(sock)) == [413]
 
 
 def test_who_asks_and_does_not_read(server):
     """Whoever floods with questions waits for himself."""
     urge = b'Content-Length: 1\r\nExpect: 100-continue\r\n\r\n'
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -303,7 +289,7 @@ def test_pages_that_nobody_takes(server_with_little_patience):
     server.gate.on_page = lambda asked: page
     with contextlib.ExitStack() as stack:
         for _ in range(3):
-            sock = stack.enter_context(connect(server))
+            sock = stack.enter_context(rawhttp.connect(server))
             sock.sendall(b'GET /v1/a' + HOST + b'\r\n')
         waiting.until(lambda: len(server.gate.pages) == 3)
         waiting.until(lambda: not server.statistics()['connections'])
@@ -328,7 +314,7 @@ def test_clients_that_come_and_go_while_the_gate_is_asked(server):
         stack.callback(go_on.set)
         stays = []
         for number in range(150):
-            sock = stack.enter_context(connect(server))
+            sock = stack.enter_context(rawhttp.connect(server))
             sock.sendall(
                 b'GET /http/far%d/a' % (number % 5)
                 + HOST
@@ -345,7 +331,7 @@ def test_clients_that_come_and_go_while_the_gate_is_asked(server):
                 stays.append(sock)
         go_on.set()
         for sock in stays:
-            assert all_of(sock).endswith(b'\r\n\r\n' + DATA)
+            assert rawhttp.all_of(sock).endswith(b'\r\n\r\n' + DATA)
     waiting.until(lambda: not server.statistics()['connections'])
 
 
@@ -357,7 +343,7 @@ def test_one_who_asks_for_many_origins_that_hang(server):
     with contextlib.ExitStack() as stack:
         stack.callback(go_on.set)
         for number in range(200):
-            sock = stack.enter_context(connect(server))
+            sock = stack.enter_context(rawhttp.connect(server))
             sock.sendall(b'GET /http/far%d/a' % number + HOST + b'\r\n')
         waiting.until(lambda: len(server.gate.admitted) == 32)
         assert_serves(server)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import random
-import re
 import resource as limits
 import selectors
 import socket
@@ -21,6 +20,7 @@ from oslo_transfer.export import http_host
 from oslo_transfer.export import http_server
 from oslo_transfer.export import listening
 from tests.servers import http_export
+from tests.servers import rawhttp
 from tests.servers import resource
 from tests.servers import scripted_image
 from tests import waiting
@@ -50,30 +50,12 @@ def server(image):
         yield running
 
 
-def connect(server, timeout=5):
-    host, _, port = server.url.split('/')[2].rpartition(':')
-    return socket.create_connection((host, int(port)), timeout)
-
-
-def all_of(sock):
-    """What comes until the end."""
-    found = bytearray()
-    with contextlib.suppress(ConnectionError):
-        while piece := sock.recv(1 << 20):
-            found += piece
-    return bytes(found)
-
-
-def statuses(answers):
-    return [int(each) for each in re.findall(rb'HTTP/1\.1 ([0-9]+) ', answers)]
-
-
 def assert_serves(server):
     """Somebody honest gets what he asks for, at once."""
     started = time.monotonic()
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(GET + b'Connection: close\r\n\r\n')
-        assert all_of(sock).endswith(b'\r\n\r\n' + DATA)
+        assert rawhttp.all_of(sock).endswith(b'\r\n\r\n' + DATA)
     assert time.monotonic() - started < 2
 
 
@@ -108,11 +90,11 @@ SMUGGLED = b'GET /smuggled HTTP/1.1\r\nHost: here\r\n\r\n'
 )
 def test_nothing_is_smuggled(lines, server):
     """A request that others may read otherwise is the last one."""
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(ONE + GET + lines + SMUGGLED + ONE)
-        answers = all_of(sock)
+        answers = rawhttp.all_of(sock)
     expected = 413 if lines == b'Content-Length: 40\r\n\r\n' else 400
-    assert statuses(answers) == [206, expected]
+    assert rawhttp.statuses(answers) == [206, expected]
     assert b'Connection: close' in answers
     assert_serves(server)
 
@@ -154,12 +136,12 @@ def send_garbage(server, seed):
     random_ = random.Random(seed)
     known = {200, 206, 400, 404, 405, 413, 414, 416, 417, 431, 505}
     for _ in range(80):
-        with connect(server) as sock:
+        with rawhttp.connect(server) as sock:
             with contextlib.suppress(ConnectionError):
                 sock.sendall(garbage(random_))
                 sock.shutdown(socket.SHUT_WR)
-            if answers := all_of(sock):
-                assert statuses(answers[:20])[0] in known
+            if answers := rawhttp.all_of(sock):
+                assert rawhttp.statuses(answers[:20])[0] in known
     assert_serves(server)
 
 
@@ -179,7 +161,7 @@ def test_much_garbage(server):
 def test_headers_without_end(server):
     """100 MB of them are not kept, and not even read."""
     line = b'X: ' + b'a' * 1000 + b'\r\n'
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sent = 0
         with contextlib.suppress(ConnectionError):
             sock.sendall(GET)
@@ -191,9 +173,9 @@ def test_headers_without_end(server):
 
 def test_an_answer_to_too_much_is_seen(server):
     """What was sent in vain does not take the answer away with it."""
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(GET + b'X: ' + b'a' * 100_000)
-        assert statuses(all_of(sock)) == [431]
+        assert rawhttp.statuses(rawhttp.all_of(sock)) == [431]
 
 
 @pytest.mark.parametrize(
@@ -207,12 +189,14 @@ def test_an_answer_to_too_much_is_seen(server):
 )
 def test_ranges_without_end(value, server):
     """Never more than the image itself, once."""
-    with connect(server) as sock:
+    with rawhttp.connect(server) as sock:
         sock.sendall(
             GET + b'Connection: close\r\nRange: bytes=' + value + b'\r\n\r\n'
         )
-        answers = all_of(sock)
-    assert statuses(answers) == [200] or statuses(answers) == [431]
+        answers = rawhttp.all_of(sock)
+    assert rawhttp.statuses(answers) == [200] or rawhttp.statuses(answers) == [
+        431
+    ]
     assert len(answers) < len(DATA) + 1000
 
 
@@ -220,21 +204,25 @@ def test_slow_heads(image):
     """A byte now and then keeps nothing open for long, and nobody waits."""
     times = http_host.Limits(head=0.5)
     with serve(image, limits=times) as server, contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(connect(server)) for _ in range(30)]
+        socks = [
+            stack.enter_context(rawhttp.connect(server)) for _ in range(30)
+        ]
         started = time.monotonic()
         for byte in (b'G', b'E', b'T', b' '):
             for sock in socks:
                 sock.sendall(byte)
             assert_serves(server)
         for sock in socks:
-            assert statuses(all_of(sock)) == [408]
+            assert rawhttp.statuses(rawhttp.all_of(sock)) == [408]
         assert time.monotonic() - started < 3
 
 
 def test_many_idle(server):
     """They cost a descriptor each, and nobody's time."""
     with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(connect(server)) for _ in range(500)]
+        socks = [
+            stack.enter_context(rawhttp.connect(server)) for _ in range(500)
+        ]
         for sock in socks[::2]:
             sock.sendall(ONE)
             assert sock.recv(100).startswith(b'HTTP/1.1 206')
@@ -245,12 +233,14 @@ def test_many_idle(server):
 def test_more_than_may_be(image):
     """All busy: a further one is turned away, and the others go on."""
     with serve(image, most=10) as server, contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(connect(server)) for _ in range(10)]
+        busy = [
+            stack.enter_context(rawhttp.connect(server)) for _ in range(10)
+        ]
         for sock in busy:
             sock.sendall((GET + b'\r\n') * 20)
         waiting.until(lambda: len(image.readers) == 10)
-        with connect(server) as late:
-            assert all_of(late) == b''
+        with rawhttp.connect(server) as late:
+            assert rawhttp.all_of(late) == b''
         assert server.statistics()['connections'] == 10
         busy.pop().close()
         waiting.until(lambda: server.statistics()['connections'] < 10)
@@ -260,7 +250,7 @@ def test_more_than_may_be(image):
 def test_one_who_never_reads(image):
     """He is given up, and what he claims can be evicted again."""
     times = http_host.Limits(sending=0.5)
-    with serve(image, limits=times) as server, connect(server) as sock:
+    with serve(image, limits=times) as server, rawhttp.connect(server) as sock:
         sock.sendall((GET + b'\r\n') * 100)
         waiting.until(lambda: image.readers)
         claimed = [reader.held for reader in image.readers]
@@ -274,7 +264,7 @@ def test_one_who_never_reads(image):
 def vanish(server, image, seed):
     random_ = random.Random(seed)
     for _ in range(60):
-        sock = connect(server)
+        sock = rawhttp.connect(server)
         sock.sendall((GET + b'\r\n') * random_.randrange(1, 4))
         for _ in range(random_.randrange(4)):
             sock.recv(random_.randrange(1, 1 << 20))
@@ -326,7 +316,7 @@ def test_nothing_is_fetched_for_those_who_have_gone(image):
     with serve(image) as server:
         with contextlib.ExitStack() as stack:
             for _ in range(20):
-                sock = stack.enter_context(connect(server))
+                sock = stack.enter_context(rawhttp.connect(server))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 sock.sendall(GET + b'\r\n')
             waiting.until(lambda: server.statistics()['missed'] == 20)
@@ -344,7 +334,7 @@ def test_an_origin_that_hangs_holds_up_nobody_else(image):
         with serve(image) as server, contextlib.ExitStack() as stack:
             server.add('hanging', hanging)
             for _ in range(100):
-                sock = stack.enter_context(connect(server))
+                sock = stack.enter_context(rawhttp.connect(server))
                 sock.sendall(b'GET /hanging HTTP/1.0\r\n\r\n')
             waiting.until(lambda: server.statistics()['missed'] == 100)
             image.evict(3)
@@ -483,20 +473,23 @@ def test_hostile_tls(image, certs):
     times = http_host.Limits(idle=0.5)
     with serve(image, tls=certs.server_context(), limits=times) as server:
         hello = tls_hello(certs)
-        with connect(server) as stuck, connect(server) as silent:
+        with (
+            rawhttp.connect(server) as stuck,
+            rawhttp.connect(server) as silent,
+        ):
             stuck.sendall(hello[:50])
             for text in (bytes(1000), hello[:-1] + b'\0', hello + hello, ONE):
-                with connect(server) as sock:
+                with rawhttp.connect(server) as sock:
                     sock.sendall(text)
-                    assert b'HTTP' not in all_of(sock)
+                    assert b'HTTP' not in rawhttp.all_of(sock)
             tls = certs.client_context()
             with tls.wrap_socket(
-                connect(server), server_hostname='127.0.0.1'
+                rawhttp.connect(server), server_hostname='127.0.0.1'
             ) as sock:
                 sock.sendall(ONE)
                 assert sock.recv(100).startswith(b'HTTP/1.1 206')
-            assert not all_of(stuck)
-            assert not all_of(silent)
+            assert not rawhttp.all_of(stuck)
+            assert not rawhttp.all_of(silent)
         waiting.until(lambda: not server.statistics()['connections'])
 
 
@@ -517,7 +510,7 @@ def test_tls_that_is_cut_off(image, certs):
         for _ in range(5):
             tls = certs.client_context()
             with tls.wrap_socket(
-                connect(server), server_hostname='127.0.0.1'
+                rawhttp.connect(server), server_hostname='127.0.0.1'
             ) as sock:
                 sock.sendall((GET + b'\r\n') * 5)
                 sock.recv(100_000)

@@ -22,6 +22,7 @@ from tests.servers import dd_lab
 from tests.servers import http
 from tests.servers import nbd_client
 from tests.servers import proxy_service
+from tests.servers import rawhttp
 from tests.servers import resource
 from tests import waiting
 
@@ -63,20 +64,6 @@ def proxy(origin):
         yield made
 
 
-def connect(proxy, timeout=10):
-    host, _, port = proxy.url.split('/')[2].rpartition(':')
-    return socket.create_connection((host, int(port)), timeout)
-
-
-def all_of(sock):
-    """What comes until the end."""
-    found = bytearray()
-    with contextlib.suppress(ConnectionError):
-        while piece := sock.recv(1 << 20):
-            found += piece
-    return bytes(found)
-
-
 def ask(proxy, target, method='GET', body=b'', **fields):
     """Status, and what comes behind the head; the target goes as it is."""
     lines = [f'{method} {target} HTTP/1.1', 'Connection: close']
@@ -84,9 +71,9 @@ def ask(proxy, target, method='GET', body=b'', **fields):
     if body:
         fields['content_length'] = len(body)
     lines += [f'{k.replace("_", "-")}: {v}' for k, v in fields.items()]
-    with connect(proxy) as sock:
+    with rawhttp.connect(proxy) as sock:
         sock.sendall('\r\n'.join([*lines, '', '']).encode('latin-1') + body)
-        head, _, rest = all_of(sock).partition(b'\r\n\r\n')
+        head, _, rest = rawhttp.all_of(sock).partition(b'\r\n\r\n')
     return int(head.split()[1]), rest
 
 
@@ -311,9 +298,9 @@ def test_no_secret_is_logged(origin):
             body.encode(),
             authorization=f'Bearer {admin}',
         )
-        with connect(proxy) as sock:
+        with rawhttp.connect(proxy) as sock:
             sock.sendall(f'GET {SECRET}\r\n\r\n'.encode())
-            all_of(sock)
+            rawhttp.all_of(sock)
         with nbd(proxy) as client:
             client.greet()
             name = f'http://user:{SECRET}@127.0.0.1/?{SECRET}'
@@ -356,12 +343,12 @@ def test_garbage(proxy, origin):
     ]
     for _ in range(150):
         text = b''.join(dice.choices(pieces, k=dice.randrange(1, 12)))
-        for sock in (connect(proxy), nbd(proxy).sock):
+        for sock in (rawhttp.connect(proxy), nbd(proxy).sock):
             with sock:
                 with contextlib.suppress(OSError):
                     sock.sendall(text)
                     sock.shutdown(socket.SHUT_WR)
-                all_of(sock)
+                rawhttp.all_of(sock)
     assert ask(proxy, target, range='bytes=5-9') == (206, DATA[5:10])
     with nbd(proxy) as client:
         assert client.go(origin.url('/image')) == len(DATA)
@@ -462,7 +449,7 @@ def test_who_goes_away(proxy, origin):
             active.remove(request)
 
     url = origin.serve('/large', handle)
-    with connect(proxy) as sock:
+    with rawhttp.connect(proxy) as sock:
         target = f'{path_of(origin)}/large'
         sock.sendall(f'GET {target} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
         assert sock.recv(1000).startswith(b'HTTP/1.1 200')
@@ -693,7 +680,7 @@ def test_too_few_descriptors(origin):
     with running(origin) as proxy, contextlib.ExitStack() as stack:
         limits.prlimit(proxy.pid, limits.RLIMIT_NOFILE, (160, 160))
         for _ in range(200):
-            stack.enter_context(connect(proxy))
+            stack.enter_context(rawhttp.connect(proxy))
         url = origin.put('/cold', DATA)
         assert ask(proxy, f'{path_of(origin)}/cold') == (200, DATA)
         with nbd(proxy) as client:
@@ -705,7 +692,7 @@ def test_one_who_asks_for_all_there_is_not(proxy, origin):
     """It remembers nothing of what does not exist."""
     target = f'{path_of(origin)}/none'
     before = len(proxy.ask('GET', '/v1/proxy/images')['images'])
-    with connect(proxy) as sock:
+    with rawhttp.connect(proxy) as sock:
         for number in range(300):
             sock.sendall(
                 f'GET {target}{number} HTTP/1.1\r\nHost: x\r\n\r\n'.encode()
