@@ -269,6 +269,30 @@ def test_what_is_allowed_changes(catalog, configure, server, caplog):
     assert get(catalog, 'images://golden')
 
 
+@pytest.mark.parametrize('status', [401, 403, 404])
+def test_one_who_may_not_any_more_keeps_nobody_else_from_it(
+    catalog, server, status
+):
+    """What is missing is asked for as another one who may."""
+    url = server.put('/image', DATA)
+    good = server._routes['/image']
+    refused = set()
+
+    def answer(request, conn):
+        if request.headers.get('x-auth-token') in refused:
+            conn.reply(status)
+        else:
+            good(request, conn)
+
+    server.serve('/image', answer)
+    image = get(catalog, url, ALICE)
+    assert get(catalog, url, BOB) is image
+    for gone in ('alice', 'bob'):
+        refused = {gone}
+        start = 15 * BLOCK if gone == 'alice' else 0
+        assert read(image, start, BLOCK) == DATA[start:][:BLOCK]
+
+
 def test_its_own_identity(make, server, tmp_path):
     path = tmp_path / 'headers'
     path.write_text('X-Auth-Token: own\n')

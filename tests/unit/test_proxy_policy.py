@@ -85,6 +85,8 @@ def test_what_is_refused(policy, target):
         '/http/far.example/public/%252e%252e/private/a',
         '/http/far.example/public/..%2fprivate/a',
         '/http/far.example/public/..%5cprivate/a',
+        '/http/far.example/public/..;/private/a',
+        '/http/far.example/public/%2e.%3bx=y/private/a',
         '/http/far.example/public/./a',
         '/http/far.example/public/%2525252525252e',
         '/http/far.example/public/a%00',

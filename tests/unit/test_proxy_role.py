@@ -66,6 +66,13 @@ def test_what_cannot_be_used(start, options):
         start(**options)
 
 
+def test_nobody_is_taken_for_who_runs_it(start, conf):
+    """A netrc file of the host is for everybody, or for nobody."""
+    conf.set_override('netrc_file', '/etc/netrc', group='oslo_transfer_http')
+    with pytest.raises(exceptions.ConfigurationError, match='netrc_file'):
+        start()
+
+
 def test_a_port_that_somebody_has(start):
     with pytest.raises(exceptions.Unavailable, match='cannot listen'):
         start(
