@@ -137,6 +137,8 @@ class FarLine:
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             sock, _address = listener.accept()
+            # As asyncio does for sockets that it makes itself.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.accepted += 1
             task = self._loop.create_task(self._serve(sock))
             self._tasks.add(task)
