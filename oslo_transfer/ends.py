@@ -16,6 +16,7 @@ from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
 from oslo_transfer import fileobj
 from oslo_transfer import location as _location
+from oslo_transfer import signed_urls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,11 @@ class LocationEnd:
 
     @property
     def identity(self) -> str:
-        """Tells this location from others without showing its secrets."""
-        url = self.endpoint.url()
+        """Tells this location from others without showing its secrets.
+
+        A URL that is signed anew names the same.
+        """
+        url = signed_urls.unsigned(self.endpoint).url()
         found = hashlib.sha256(url.encode(errors='surrogateescape'))
         info = self.location.connection_info
         if info is not None:

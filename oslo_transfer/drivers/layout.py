@@ -13,10 +13,13 @@ class Validator:
 
     :ivar value: compared as a whole, for equality only
     :ivar strong: equal values promise equal bytes (RFC 9110, 8.8.1)
+    :ivar fresh: it may have changed just now, and may again without another
+        value; that passes within seconds
     """
 
     value: str
     strong: bool
+    fresh: bool = dataclasses.field(default=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

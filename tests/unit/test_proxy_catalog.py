@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from concurrent import futures
 import contextlib
+import email.utils
 import functools
 import json
 import os
@@ -135,6 +136,27 @@ def test_a_tag_of_its_own(make, server, options):
         with make() as catalog:
             tags.add(get(catalog, url).etag)
     assert len(tags) == 1 and len(tags.pop()) == 64
+
+
+def test_what_has_just_changed_is_not_kept(catalog, server):
+    """It may change again, and look the same."""
+    for age, kept in ((0, False), (-1, False), (1, True), (-3600, True)):
+        modified, date = (
+            email.utils.formatdate(when, usegmt=True)
+            for when in (1.7e9 - age, 1.7e9)
+        )
+        url = server.put(
+            *(f'/{age}', DATA),
+            etag=None,
+            last_modified=modified,
+            headers={'Date': date},
+        )
+        if kept:
+            assert read(get(catalog, url)) == DATA
+        else:
+            with pytest.raises(exceptions.Unavailable, match='ETag') as caught:
+                get(catalog, url)
+            assert caught.value.retry_after
 
 
 def test_without_a_version_nothing_is_kept(catalog, server):
@@ -372,6 +394,51 @@ def test_who_uses_it_keeps_it_open(make, server):
         assert found.close_if_idle(0.0)
         with catalog.using(found) as shared:
             assert shared.here == 0
+
+
+def signed(server, good):
+    """The URL of an image that has to be signed by one of a live set."""
+    image = resource.Resource(DATA, len(DATA))
+
+    def answer(request, conn):
+        if request.target.rpartition('temp_url_sig=')[2] in good:
+            image(request, conn)
+        else:
+            conn.reply(401, b'401 Unauthorized')
+
+    url = server.serve('/image', answer)
+    return lambda sig: f'{url}?temp_url_expires=1&temp_url_sig={sig}'
+
+
+def test_signatures_share_an_image(make, server):
+    """Each is shown to the origin, and what is here is fetched once."""
+    good = {'a', 'b'}
+    url = signed(server, good)
+    with make(grant_seconds=0.0, idle_seconds=1.0) as catalog:
+        assert read(get(catalog, url('a')), 0, BLOCK) == DATA[:BLOCK]
+        # The first one has ended; what is missing comes by the second.
+        good.remove('a')
+        image = get(catalog, url('b'))
+        assert read(image) == DATA
+        assert only(catalog).here == len(DATA)
+        assert only(catalog).statistics()['bytes_fetched'] == len(DATA)
+        with pytest.raises(exceptions.AccessDenied):
+            get(catalog, url('a'))
+        # The next look at it is by what has worked last.
+        assert only(catalog).close_if_idle(0.0)
+        catalog.evict(only(catalog).id)
+        assert catalog.all() == []
+    with make(grant_seconds=3600.0) as catalog:
+        read(get(catalog, url('b')), 0, BLOCK)
+        found = only(catalog)
+        assert found.close_if_idle(0.0)
+        good.add('c')
+        assert read(get(catalog, url('c')), 0, BLOCK) == DATA[:BLOCK]
+        good.remove('b')
+        assert found.url == url('c')
+        assert found.close_if_idle(0.0)
+        # A grant that holds, of a signature that does not any more.
+        assert read(get(catalog, url('c'))) == DATA
 
 
 def test_a_restart_knows_what_there_was(make, server, tmp_path):

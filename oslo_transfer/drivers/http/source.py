@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import http.client
 import re
 import threading
@@ -18,6 +19,8 @@ from oslo_transfer import exceptions
 if typing.TYPE_CHECKING:
     from oslo_transfer import context as _context
 
+# Seconds by which clocks may differ.
+_WRONG = 60
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 
 
@@ -34,7 +37,25 @@ def validator_of(
         etag = etag.strip()
         return base.Validator(etag, bool(_STRONG_ETAG.fullmatch(etag)))
     modified = headers.get('Last-Modified')
-    return None if modified is None else base.Validator(modified, False)
+    if modified is None:
+        return None
+    fresh = _is_fresh(modified, headers.get('Date'))
+    return base.Validator(modified, False, fresh)
+
+
+def _is_fresh(modified: str, date: str | None) -> bool:
+    """Whether the second of the last change was not over."""
+    if date is None:
+        return False
+    try:
+        ahead = (
+            email.utils.parsedate_to_datetime(modified)
+            - email.utils.parsedate_to_datetime(date)
+        ).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return False
+    # What is far ahead was not written just now: a clock is wrong.
+    return 0 <= ahead < _WRONG
 
 
 class HTTPSource(base.Source):

@@ -28,6 +28,7 @@ from oslo_transfer.service.proxy import policy as _policy
 from oslo_transfer.service.proxy import records as _records
 from oslo_transfer.service.proxy import shelf as _shelf
 from oslo_transfer.service.proxy import upstream as _upstream
+from oslo_transfer.service.proxy import via as _via
 from oslo_transfer.service import scrubbing
 
 if typing.TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Catalog:
         self._policy = _policy.Policy(*self._allowed)
         self._access = access.Access(group)
         self._opener = _upstream.Opener(call)
-        self._via = _upstream.Via()
+        self._via = _via.Via()
         self._grants = _grants.Grants(self._ask, self._ctx, self._limits)
         self._lock = threading.Lock()
         # What was found for requests: the grant, by all that it depends on.
@@ -222,9 +223,10 @@ class Catalog:
         image = opened.image
         if image is None:
             asking = _grants.Asking(endpoint, proof, via)
-            image = opened.enter(
-                opened.kept.asked(grant.user, _headers(asking))
+            record = opened.kept.asked(
+                grant.user, _headers(asking), endpoint.text()
             )
+            image = opened.enter(record)
         opened.touch()
         return image
 

@@ -165,6 +165,11 @@ class Opened:
             **{name: found[name] for name in _COUNTS},
         }
 
+    def rename(self, url: str) -> None:
+        """It was had by this URL: if that is signed, it holds for longer."""
+        with self._lock:
+            self.kept = dataclasses.replace(self.kept, url=url)
+
     def touch(self) -> None:
         """Somebody asks for it."""
         self.used = time.time()

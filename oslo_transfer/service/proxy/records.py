@@ -23,7 +23,8 @@ class Kept:
     """One version of an image.
 
     :ivar id: of it, see :class:`.catalog.Opened`
-    :ivar url: of the origin, with all its secrets
+    :ivar url: of the origin, with all its secrets; signed ones as the last
+        one who was granted it has had it
     :ivar size: in bytes
     :ivar validator: of the version, as an ETag
     :ivar pinned: its blocks are to stay
@@ -43,15 +44,19 @@ class Kept:
         return str(_endpoint.parse(self.url))
 
     def asked(
-        self, identifier: str, headers: Mapping[str, str]
+        self,
+        identifier: str,
+        headers: Mapping[str, str],
+        url: str | None = None,
     ) -> cached.Record:
         """The same, to be read by somebody.
 
         :param identifier: stands for him
         :param headers: for the origin
+        :param url: as he has it; None means :attr:`url`
         """
         return dataclasses.replace(
-            record_of(identifier, self.url, headers),
+            record_of(identifier, url or self.url, headers),
             size=self.size,
             validator=self.validator,
             strong=True,

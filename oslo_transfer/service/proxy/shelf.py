@@ -85,6 +85,7 @@ class Shelf:
         with self._lock:
             found = self._images.get(identifier)
         if found is not None:
+            found.rename(url)
             return found
         kept = _records.Kept(
             identifier,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import secrets
 import threading
 import time
 import typing
@@ -38,32 +37,8 @@ _PASSED_OVER = 30.0
 _MISTRUSTED = 60.0
 # What is told to these in secret is not to go out readable.
 _SECRET_SCHEMES = frozenset({'https', 'ftps', 'sftp', 'nbds'})
-# Proxies that one request may come through, and the text of each.
-_MOST_HOPS, _MOST_NAME = 8, 256
-
-
-class Via:
-    """Tells requests that go around in a circle: RFC 9110, 7.6.3."""
-
-    def __init__(self) -> None:
-        self._name = f'oslo-transfer-{secrets.token_hex(8)}'
-
-    def through(self, field: str | None) -> str:
-        """What to send on for a request that came with a field.
-
-        :raises InvalidEndpoint: it was here before
-        """
-        hops = [hop.strip() for hop in (field or '').split(',') if hop.strip()]
-        if (
-            len(hops) >= _MOST_HOPS
-            or max(map(len, hops), default=0) > _MOST_NAME
-            or any(self._name in hop.split() for hop in hops)
-        ):
-            raise exceptions.InvalidEndpoint(
-                'the request goes around in a circle of proxies, or through '
-                'too many of them'
-            )
-        return ', '.join((*hops, f'1.1 {self._name}'))
+# Seconds until what has just changed has another version for a change.
+_FRESH = 2.0
 
 
 class Account:
@@ -314,6 +289,21 @@ def _retrying(
     return retry.RetryingSource(source, ctx, str(end), joinable=True)
 
 
+def _check_settled(source: base.Source, end: ends.LocationEnd) -> None:
+    """Keep nothing that may yet change without another version.
+
+    :raises Unavailable: it changed a moment ago
+    """
+    found = source.validator
+    if found is not None and found.fresh:
+        error = exceptions.Unavailable(
+            f'{end} has changed within the last second, and has no ETag; it '
+            f'can be kept in a moment'
+        )
+        error.retry_after = _FRESH
+        raise error
+
+
 class _Counted(wrappers.SourceWrapper):
     """Counts, and tells versions apart as HTTP does.
 
@@ -334,6 +324,7 @@ class _Counted(wrappers.SourceWrapper):
         self._upstream = upstream
         try:
             self.validator = _version.as_etag(source, str(end))
+            _check_settled(source, end)
         except BaseException:
             source.close()
             raise
