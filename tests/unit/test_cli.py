@@ -551,7 +551,7 @@ def test_signal_and_resume(command, server, tmp_path, number):
     url = server.put('/image', data, rate=1 << 20)
     child = subprocess.Popen(
         [sys.executable, '-c', SCRIPT, '--config-file', command.config]
-        + ['copy', url, 'target'],
+        + ['copy', f'{url}?temp_url_expires=1&temp_url_sig=a', 'target'],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
@@ -580,7 +580,9 @@ def test_signal_and_resume(command, server, tmp_path, number):
     assert note.held.total == int(match[1])
 
     server.put('/image', data)
-    ran = command('copy', url, 'target', '-f', 'json')
+    # It may have to be signed anew.
+    again = f'{url}?temp_url_expires=2&temp_url_sig=b'
+    ran = command('copy', again, 'target', '-f', 'json')
     assert ran.json['bytes_by_origin']['resumed'] == int(match[1])
     assert (tmp_path / 'target').read_bytes() == data
 
