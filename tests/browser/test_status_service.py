@@ -143,6 +143,9 @@ def test_files_and_their_headers(proxy):
         ('/status', 'text/html'),
         ('/status/page.css', 'text/css'),
         ('/status/page.js', 'text/javascript'),
+        ('/status/elements.js', 'text/javascript'),
+        ('/status/map.js', 'text/javascript'),
+        ('/status/text.js', 'text/javascript'),
     ):
         status, fields, data = ask(proxy, 'GET', path)
         assert status == 200 and data

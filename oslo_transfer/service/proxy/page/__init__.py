@@ -26,7 +26,10 @@ class _File(typing.NamedTuple):
 _FILES: Mapping[str, _File] = {
     HOME: _File('page.html', 'text/html; charset=utf-8'),
     f'{HOME}/page.css': _File('page.css', 'text/css; charset=utf-8'),
-    f'{HOME}/page.js': _File('page.js', 'text/javascript; charset=utf-8'),
+    **{
+        f'{HOME}/{name}': _File(name, 'text/javascript; charset=utf-8')
+        for name in ('page.js', 'elements.js', 'map.js', 'text.js')
+    },
 }
 # https://www.w3.org/TR/CSP3/ and https://w3c.github.io/trusted-types/
 _POLICY = '; '.join(
