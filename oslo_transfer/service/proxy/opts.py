@@ -172,8 +172,9 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         min=1,
         max=100000,
         help='The most connections of clients at once, of HTTP and of NBD '
-        'each. A further one takes the place of one that is idle; if there '
-        'is none, it is closed.',
+        'each. A further one of HTTP takes the place of one that is idle; if '
+        'there is none it is closed. So is a further one of NBD: behind one '
+        'that is quiet there may be a guest.',
     ),
     cfg.IntOpt(
         'fetch_bytes_per_second',
