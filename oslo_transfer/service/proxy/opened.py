@@ -14,13 +14,12 @@ import time
 import typing
 
 from oslo_transfer.cache import blocks as _blocks
-from oslo_transfer.cache import image as _image
 from oslo_transfer import exceptions
 from oslo_transfer.service import images as _images
+from oslo_transfer.service.proxy import export as _export
 from oslo_transfer.service.proxy import records as _records
 
 if typing.TYPE_CHECKING:
-    from oslo_transfer.cache import reader as _reader
     from oslo_transfer.cache import store as _store
     from oslo_transfer.cache import trace as _trace
     from oslo_transfer.drivers import base
@@ -32,34 +31,6 @@ LOG = logging.getLogger(__name__)
 _TRUSTED = 300.0
 # As how many the origin can be opened: any of them will do.
 _MOST_USERS = 16
-
-
-class Export:
-    """An image as it is served; see :class:`.exported.Exported`.
-
-    :param image: the image
-    :param etag: of its version, as the origin has it
-    """
-
-    def __init__(self, image: _image.CachedImage, etag: str) -> None:
-        self._image = image
-        self.size = image.size
-        self.etag = etag
-
-    @property
-    def stays(self) -> bool:
-        """Whether nothing that is there is evicted any more."""
-        return self._image.stays
-
-    def reader(self) -> _reader.Reader:
-        """Begin to read.
-
-        :raises Unavailable: it was just closed, and will be opened again
-        """
-        try:
-            return self._image.reader()
-        except exceptions.TransferCancelled as exc:
-            raise exceptions.Unavailable('the image was just closed') from exc
 
 
 class Opened:
@@ -84,7 +55,7 @@ class Opened:
     ) -> None:
         self.kept = kept
         self.shared: _images.Shared | None = None
-        self.image: Export | None = None
+        self.image: _export.Export | None = None
         self.used = kept.used
         #: Size of a block; the last one may be shorter.
         self.block_bytes = block_bytes
@@ -179,7 +150,7 @@ class Opened:
 
     def enter(
         self, record: cached.Record, source: base.Source | None = None
-    ) -> Export:
+    ) -> _export.Export:
         """Have it open, also as this one; blocks for the disk.
 
         :param source: an open one of this version, which is taken over
@@ -212,7 +183,7 @@ class Opened:
         if self.shared is None:
             self.shared = shared
             self._counted = shared, self._counted[1]
-            self.image = Export(shared.image, self.etag)
+            self.image = _export.Export(shared.image, self.etag)
         if len(self._users) > _MOST_USERS:
             self.leave(next(iter(self._users)))
 
