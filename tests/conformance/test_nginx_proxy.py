@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import unittest
 
-from oslo_transfer import exceptions
 from oslo_transfer.testing import conformance
-from oslo_transfer.testing import harness
 from tests.conformance import test_nginx
 from tests import groups
 from tests.servers import nginx_proxy
@@ -38,29 +35,6 @@ class Through(test_nginx.NginxHooks):
 
     def denied(self):
         return self.proxy.of(super().denied())
-
-    def test_change_while_a_stream_is_read(self):
-        """It ends early: nginx has no other way to say it.
-
-        Who asks again is told that there is another version.
-        """
-        old = harness.pattern(5 * harness.MIB // 2)
-        url = self.put(old)
-        source = self.open(url)
-        with source.stream(0, None) as stream:
-            found = self.take(stream, 64 * harness.KIB)
-            self.change(url, harness.pattern(len(old), 'new'))
-            with contextlib.suppress(exceptions.Unavailable):
-                found += self.drain(stream)
-        self.assertEqual(old[: len(found)], found)
-        if len(found) < len(old):
-            self.assert_fails(
-                exceptions.SourceChanged,
-                self.read,
-                source,
-                len(found),
-                len(old) - len(found),
-            )
 
 
 class TestNginxProxy(
