@@ -202,6 +202,8 @@ def test_leaders_that_are_killed_one_after_the_other(
     for number in range(1, 4):
         wait_for_bytes(server, number * SIZE // 4)
         part = flight.part_path(str(dst))
+        # What was sent may have been for the one before.
+        waiting.until(lambda: any(holds_lock(each, part) for each in left))
         leader = next(each for each in left if holds_lock(each, part))
         left.remove(leader)
         leader.kill()

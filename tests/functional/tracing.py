@@ -17,18 +17,22 @@ _RESUMED = re.compile(r'(\d+)\s+<\.\.\. \w+ resumed>(.*)')
 _CALL = re.compile(r'(\d+)\s+(\w+)\((.*)')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Call:
-    """One system call of a log.
+    """One system call with its place among the others.
 
     :ivar thread: who made it
     :ivar name: of the system call
     :ivar rest: its arguments and result, as strace writes them
+    :ivar begin: the line of the log where it began
+    :ivar end: the line where it returned
     """
 
     thread: int
     name: str
     rest: str
+    begin: int
+    end: int
 
     @property
     def failed(self):
@@ -38,45 +42,21 @@ class Call:
 
 def parse(log):
     """The calls of a log, in the order in which they began."""
-    for line in log.read_text(errors='replace').splitlines():
-        match = _CALL.match(line)
-        if match:
-            yield Call(int(match[1]), match[2], match[3])
-
-
-@dataclasses.dataclass
-class Span:
-    """One system call with its place among the others.
-
-    :ivar name: of the system call
-    :ivar rest: its arguments and result, as strace writes them
-    :ivar begin: the line of the log where it began
-    :ivar end: the line where it returned
-    """
-
-    name: str
-    rest: str
-    begin: int
-    end: int
-
-
-def spans(log):
-    """The calls of a log with when they began and ended."""
     found, unfinished = [], {}
     lines = log.read_text(errors='replace').splitlines()
     for number, line in enumerate(lines):
         match = _CALL.match(line)
         if match:
-            span = Span(match[2], match[3], number, number)
-            found.append(span)
-            if span.rest.endswith('<unfinished ...>'):
-                unfinished[match[1]] = span
+            call = Call(int(match[1]), match[2], match[3], number, number)
+            found.append(call)
+            if call.rest.endswith('<unfinished ...>'):
+                unfinished[match[1]] = call
             continue
         match = _RESUMED.match(line)
         if match:
-            span = unfinished.pop(match[1])
-            span.end = number
-            span.rest = span.rest.removesuffix('<unfinished ...>') + match[2]
+            call = unfinished.pop(match[1])
+            call.end = number
+            call.rest = call.rest.removesuffix('<unfinished ...>') + match[2]
     return found
 
 
@@ -93,7 +73,7 @@ class Strace:
         self._runs = 0
 
     def record(self, paths, function, *args, **kwargs):
-        """Run a job without a fault; returns what it did, see Span."""
+        """Run a job without a fault; returns its calls."""
         child, process, log = self.start(
             None, paths, function, *args, options=_IN_FULL, **kwargs
         )
@@ -101,7 +81,7 @@ class Strace:
             child.result()
         finally:
             finish(process)
-        return spans(log)
+        return parse(log)
 
     def run(self, inject, paths, function, *args, **kwargs):
         """Run a job with a fault.
@@ -120,7 +100,7 @@ class Strace:
             outcome = exc
         finally:
             finish(process)
-        return outcome, list(parse(log))
+        return outcome, parse(log)
 
     def start(self, inject, paths, function, *args, options=(), **kwargs):
         """Start a job under strace; returns child, strace and its log."""
