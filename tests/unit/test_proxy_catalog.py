@@ -236,6 +236,19 @@ def test_who_mistrusts_it_has_it_fetched_again(catalog, server, pinned):
     assert catalog.origins()[0].bytes_fetched == fetched == 2 * len(DATA)
 
 
+@pytest.mark.parametrize('pinned', [False, True])
+def test_who_mistrusts_it_while_the_origin_is_away(make, pinned):
+    """What is here is all that there is, and stays."""
+    with contextlib.ExitStack() as stack:
+        with http.ScriptedHTTPServer() as origin:
+            url = origin.put('/image', DATA)
+            catalog = stack.enter_context(make(origins=[origin.origin]))
+            assert read(get(catalog, url)) == DATA
+            catalog.pin(only(catalog).id, pinned)
+        assert read(get(catalog, url, NEWS)) == DATA
+        assert only(catalog).here == len(DATA)
+
+
 def test_it_goes_around_in_a_circle(catalog, server):
     url = server.put('/image', DATA)
     get(catalog, url)
