@@ -22,6 +22,8 @@ BOB = _grants.Asking(URL, {'X-Auth-Token': 'bob'})
 class Opened:
     """Notes who does not need it any more."""
 
+    where = 'http://far.example/image'
+
     def __init__(self):
         self.left = []
 
@@ -180,6 +182,67 @@ def test_an_origin_can_be_reached_again(lab, clock, error):
         assert not known.holds
         with pytest.raises(exceptions.AccessDenied):
             lab.grants.get(ALICE)
+
+
+@pytest.mark.parametrize('error', [None, exceptions.AccessDenied('no more')])
+def test_an_origin_that_says_nothing(lab, clock, monkeypatch, error):
+    """Those who had it do not wait for it; what it says in the end counts."""
+    monkeypatch.setattr(_grants, '_PATIENCE', 0.0)
+    lab.stale = 600.0
+    known = lab.grants.get(ALICE)
+    clock.now += 60
+    begun, go_on = threading.Event(), threading.Event()
+    answer = lab.ask
+
+    def ask(asking):
+        begun.set()
+        assert go_on.wait(20)
+        return answer(asking)
+
+    lab.grants._ask = ask
+    assert lab.grants.get(ALICE) is known and known.holds and known.stale
+    assert begun.wait(20)
+    clock.now += 11
+    assert lab.grants.get(ALICE) is known
+    lab.error = error
+    go_on.set()
+    waiting.until(lambda: not lab.grants._flights)
+    assert len(lab.asked) == 2
+    if error is None:
+        found = lab.grants.get(ALICE)
+        assert found.holds and not found.stale
+    else:
+        assert not known.holds
+        with pytest.raises(exceptions.AccessDenied):
+            lab.grants.get(ALICE)
+
+
+def test_it_does_not_say_nothing_for_ever(lab, clock, monkeypatch):
+    monkeypatch.setattr(_grants, '_PATIENCE', 0.0)
+    lab.stale = 600.0
+    lab.grants.get(ALICE)
+    clock.now += 660
+    go_on = threading.Event()
+
+    def ask(asking):
+        assert go_on.wait(20)
+        raise exceptions.Stalled('nothing')
+
+    lab.grants._ask = ask
+    with futures.ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lab.grants.get, ALICE)
+        waiting.until(lambda: lab.grants._flights)
+        go_on.set()
+        assert isinstance(found.exception(20), exceptions.Stalled)
+
+
+def test_the_proxy_ends_meanwhile(lab, clock):
+    lab.grants.get(ALICE)
+    clock.now += 60
+    lab.grants.close()
+    with pytest.raises(exceptions.TransferCancelled):
+        lab.grants.get(ALICE)
+    assert not lab.grants._flights
 
 
 def test_another_version_is_no_reason_to_go_on(lab, clock):

@@ -29,8 +29,10 @@ _MOST = 10000
 # Seconds for which an origin that cannot be reached is not asked again for
 # the same one.
 _STALE_STEP = 10.0
-# Threads that see whether one can be reached again.
-_LOOKERS = 4
+# Seconds that one who had it before waits for an origin that says nothing.
+_PATIENCE = 5.0
+# Threads that ask for those who had it before.
+_LOOKERS = 16
 _KEY_BYTES = 16
 
 
@@ -116,7 +118,7 @@ class Grants:
         self._grants: dict[str, Grant] = {}
         # Who is being asked for; many who ask at once ask once.
         self._flights: dict[str, futures.Future[Grant]] = {}
-        # They try origins again that could not be reached.
+        # They go on asking when nobody waits any more.
         self._pool = futures.ThreadPoolExecutor(
             _LOOKERS, 'oslo-transfer-grant'
         )
@@ -124,33 +126,65 @@ class Grants:
     def get(self, asking: Asking, *, again: bool = False) -> Grant:
         """Have a grant; blocks while the origin is asked.
 
+        Who had it before waits for seconds only, however long that takes.
+
         :param again: also where there is one that holds
         :raises TransferError: the origin refuses, or cannot be reached
         """
         key = asking.key
         with self._lock:
             known = self._grants.get(key)
-            if known is not None and not again:
-                if known.holds:
-                    return known
-                if self._goes_on(known):
-                    if key not in self._flights:
-                        mine = self._flights[key] = futures.Future()
-                        self._pool.submit(self._look, asking, known, mine)
-                    return known
+            if known is not None and not again and known.holds:
+                return known
+            patience = _PATIENCE
+            if known is not None and known.stale:
+                patience = 0.0
             flight = self._flights.get(key)
             if flight is None:
                 mine = self._flights[key] = futures.Future()
-        if flight is not None:
+                if known is not None and not again:
+                    self._send(asking, known, mine)
+                    flight = mine
+        if flight is None:
+            return self._lead(asking, known, mine)
+        if again or known is None:
             return self._wait(flight)
-        return self._lead(asking, known, mine)
+        return self._wait_or_go_on(flight, known, patience)
+
+    def _send(
+        self, asking: Asking, known: Grant, flight: futures.Future[Grant]
+    ) -> None:
+        try:
+            self._pool.submit(self._look, asking, known, flight)
+        except RuntimeError:
+            del self._flights[asking.key]
+            raise exceptions.TransferCancelled('the proxy ends') from None
+
+    def _wait_or_go_on(
+        self, flight: futures.Future[Grant], known: Grant, patience: float
+    ) -> Grant:
+        """Wait, but not for an origin that cannot be reached."""
+        end = time.monotonic() + patience
+        while not flight.done():
+            if time.monotonic() >= end and self._goes_on(known):
+                return known
+            futures.wait([flight], _context.TICK)
+            self._ctx.check()
+        return self._wait(flight)
 
     def _goes_on(self, known: Grant) -> bool:
-        """Whether nobody waits for an origin that could not be reached."""
+        """Have a grant hold for longer, where it may."""
         seconds, stale = self._limits()
         now = time.monotonic()
-        if not known.stale or now >= known.said + seconds + stale:
+        if now >= known.said + seconds + stale:
             return False
+        if not known.stale:
+            LOG.warning(
+                '%s: the origin says nothing; what is here of it is served '
+                'to those who had it',
+                known.opened.where,
+            )
+        known.stale = True
         known.until = now + _step(seconds)
         return True
 
