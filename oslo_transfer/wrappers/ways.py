@@ -92,46 +92,63 @@ class WaysSource(wrappers.SourceWrapper):
 
         :raises Elsewhere: it does not; the next one may
         """
-        retired = self._retire()
-        if retired is not None:
-            retired.source.close()
         with self._lock:
             if self._closed:
                 raise exceptions.TransferCancelled('the source was closed')
             if self._current is None:
                 self._current = self._open(self._ways[self._next])
+            elif self._may_go_back():
+                self._tried = time.monotonic()
+                # Nobody waits for it: that may take as long as it takes.
+                threading.Thread(
+                    target=self._go_back, name='ways', daemon=True
+                ).start()
             self._current.users += 1
             return self._current
 
-    def _retire(self) -> _Open | None:
-        """Go back to the first way, where it may work again.
+    def _may_go_back(self) -> bool:
+        """Whether the first way, which has failed, may work again."""
+        first = self._ways[0]
+        return (
+            self._current is not None
+            and self._current.end is not first
+            and time.monotonic() >= self._tried + _AGAIN
+            and not shared.current().locations.rest(first, self._backoff)
+        )
 
-        :returns: what is to be closed, for nobody uses it any more
-        """
-        memory = shared.current().locations
+    def _go_back(self) -> None:
+        """Use the first way again, if it works."""
+        first = self._ways[0]
+        try:
+            found = self._opened(first)
+        except exceptions.TransferError as exc:
+            LOG.info('%s; it is still left alone', exc)
+            shared.current().locations.failed(first, exc)
+            return
         with self._lock:
-            current = self._current
-            if (
-                current is None
-                or current.end is self._ways[0]
-                or time.monotonic() < self._tried + _AGAIN
-                or memory.rest(self._ways[0], self._backoff)
-            ):
-                return None
-            # Its last user closes it.
-            current.failed = True
-            self._current, self._next = None, 0
-            return None if current.users else current
+            retired: _Open | None = found
+            if not self._closed:
+                retired, self._current, self._next = self._current, found, 0
+            if retired is not None:
+                # Its last user closes it.
+                retired.failed = True
+                if retired.users:
+                    retired = None
+        if retired is not None:
+            retired.source.close()
+
+    def _opened(self, end: ends.LocationEnd) -> _Open:
+        source = self._opener(end)
+        try:
+            self._check(end, source)
+        except BaseException:
+            source.close()
+            raise
+        return _Open(end, source)
 
     def _open(self, end: ends.LocationEnd) -> _Open:
         try:
-            source = self._opener(end)
-            try:
-                self._check(end, source)
-            except BaseException:
-                source.close()
-                raise
-            return _Open(end, source)
+            return self._opened(end)
         except exceptions.TransferError as exc:
             raise self._after(end, exc) from exc
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import random
+import threading
 import types
 
 import pytest
@@ -15,6 +16,7 @@ from oslo_transfer.wrappers import retry
 from oslo_transfer.wrappers import ways
 from tests.servers import resource
 from tests.unit import fakes
+from tests import waiting
 
 DATA = resource.pattern(300_000)
 VERSION = base.Validator('"v1"', True)
@@ -143,13 +145,52 @@ def test_the_first_is_used_again(conf, monkeypatch):
     assert first.opened == 1
     monkeypatch.setattr(ways, '_AGAIN', 0.0)
     assert read(source, 0, 10) == DATA[:10]
-    assert (first.opened, second.opened) == (2, 1)
+    waiting.until(lambda: first.opened == 2)
+    reads = len(second.streams)
+    assert read(source, 0, 10) == DATA[:10]
+    assert len(second.streams) == reads and second.opened == 1
     # Who reads by the other one reads on.
     assert second.closed == 0
     assert kept.readinto(bytearray(10)) == 10
     kept.close()
     assert second.closed == 1
     source.close()
+
+
+@pytest.mark.parametrize('another', [True, False])
+def test_nobody_waits_for_the_first(conf, monkeypatch, another):
+    """It may take connections and say nothing."""
+    first, second = Way(), Way()
+    source = retrying(conf, first, second)
+    first.broken = True
+    assert read(source, 0, 10) == DATA[:10]
+    asked, answers = threading.Event(), threading.Event()
+
+    def open_first():
+        asked.set()
+        assert answers.wait(20)
+        first.opened += 1
+        return first
+
+    first.open = open_first
+    first.broken = False
+    monkeypatch.setattr(ways, '_AGAIN', 0.0)
+    assert read(source, 0, 10) == DATA[:10]
+    assert asked.wait(20)
+    # One tries it at a time.
+    monkeypatch.setattr(ways, '_AGAIN', 60.0)
+    assert read(source) == DATA
+    if another:
+        first.validator = base.Validator('"v2"', True)
+    else:
+        source.close()
+    answers.set()
+    # Neither another version is used, nor what comes too late.
+    waiting.until(lambda: first.closed == 2)
+    if another:
+        assert read(source, 5, 10) == DATA[5:15]
+        source.close()
+    assert second.opened == second.closed == 1
 
 
 def test_all_fail_for_a_while(conf):
