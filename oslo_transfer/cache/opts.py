@@ -166,7 +166,9 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         'cert_file',
         help='PEM file with the certificate of these two ports, and those '
-        'between it and the CA: they have TLS then, and nothing else.',
+        'between it and the CA: they have TLS then, and nothing else. This '
+        'file, key_file and ca_file are read again when they change, with '
+        'the next connection.',
     ),
     cfg.StrOpt(
         'key_file',

@@ -8,6 +8,8 @@ import os
 import socket
 import ssl
 
+from oslo_transfer import tls as _tls
+
 # What is read in one go: a head is rarely longer than a few hundred bytes.
 _READ = 16 * 1024
 # TLS takes no more into one record.
@@ -125,7 +127,7 @@ class SecureChannel(Channel):
 
     copies = True
 
-    def __init__(self, sock: socket.socket, tls: ssl.SSLContext) -> None:
+    def __init__(self, sock: socket.socket, tls: _tls.ServerContext) -> None:
         try:
             sock.setblocking(False)
             self._secured = tls.wrap_socket(

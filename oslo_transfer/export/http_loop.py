@@ -18,7 +18,6 @@ import os
 import secrets
 import select
 import socket
-import ssl
 import threading
 import time
 import typing
@@ -30,6 +29,7 @@ from oslo_transfer.export import http_connection
 from oslo_transfer.export import http_host
 from oslo_transfer.export import listening
 from oslo_transfer.export import workers as _workers
+from oslo_transfer import tls as _tls
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Loop:
     def __init__(
         self,
         listener: socket.socket,
-        tls: ssl.SSLContext | None,
+        tls: _tls.ServerContext | None,
         gate: _gate.Gate,
         limits: http_host.Limits,
         most: int,

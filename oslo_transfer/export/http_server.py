@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import ssl
 import typing
 import urllib.parse
 
@@ -17,6 +16,7 @@ from oslo_transfer.export import gate as _gate
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_loop
 from oslo_transfer.export import listening
+from oslo_transfer import tls as _tls
 
 # Seconds for a thread that fetches, when the server or an image ends.
 _PATIENCE = 0.6
@@ -27,7 +27,7 @@ class HttpServer:
 
     :param exports: images by name, as ``/NAME``; not owned
     :param address: where
-    :param tls: what shows clients who it is (:func:`tls.server_context`);
+    :param tls: what shows clients who it is (:class:`.tls.ServerContext`);
         None for none
     :param most: connections at once; a further one takes the place of the
         one that was idle for the longest time, and is closed if none is
@@ -42,7 +42,7 @@ class HttpServer:
         exports: Mapping[str, exported.Exported],
         address: listening.Address,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: _tls.ServerContext | None = None,
         most: int = 1000,
         limits: http_host.Limits | None = None,
         workers: int = 64,

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import logging
 import socket
-import ssl
 import threading
 import time
 import typing
@@ -31,6 +30,7 @@ from oslo_transfer.export import nbd_options
 from oslo_transfer.export import nbd_outlet
 from oslo_transfer.export import nbd_session
 from oslo_transfer.export import workers as _workers
+from oslo_transfer import tls as _tls
 
 LOG = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class NbdServer:
     :param exports: images by name, UTF-8 of at most 4096 bytes; the one
         without a name ('') is what clients get who do not say which
     :param address: where
-    :param tls: what shows clients who it is (:func:`tls.server_context`);
+    :param tls: what shows clients who it is (:class:`.tls.ServerContext`);
         nobody gets anything without TLS then
     :param most: connections at once; further ones are closed at once
     :param handshake_seconds: how long a client may take to say what it wants
@@ -85,7 +85,7 @@ class NbdServer:
         exports: Mapping[str, exported.Exported],
         address: listening.Address,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: _tls.ServerContext | None = None,
         most: int = 512,
         handshake_seconds: float = 10.0,
         workers: int = 64,

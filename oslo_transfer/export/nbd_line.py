@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import socket
-import ssl
 import time
+
+from oslo_transfer import tls as _tls
 
 # TCP notices after some minutes that a client is gone for good.
 _KEEPALIVE = (
@@ -26,7 +27,10 @@ class Line:
     """
 
     def __init__(
-        self, sock: socket.socket, tls: ssl.SSLContext | None, seconds: float
+        self,
+        sock: socket.socket,
+        tls: _tls.ServerContext | None,
+        seconds: float,
     ) -> None:
         self.sock = sock
         self._tls = tls

@@ -7,7 +7,6 @@ import contextlib
 import typing
 
 from oslo_transfer.cache import opts
-from oslo_transfer import exceptions
 from oslo_transfer.export import http_server
 from oslo_transfer.export import listening
 from oslo_transfer.export import nbd
@@ -29,15 +28,7 @@ class Outlets:
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
         group = conf[opts.GROUP]
-        context = None
-        if group.cert_file:
-            context = tls.server_context(
-                opts.GROUP, group.cert_file, group.key_file, group.ca_file
-            )
-        elif group.key_file or group.ca_file:
-            raise exceptions.ConfigurationError(
-                f'[{opts.GROUP}] key_file and ca_file need cert_file'
-            )
+        context = tls.server_context(conf, opts.GROUP)
         self._nbd: nbd.NbdServer | None = None
         self._http: http_server.HttpServer | None = None
         with contextlib.ExitStack() as stack:

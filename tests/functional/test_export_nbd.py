@@ -156,7 +156,7 @@ def way(request, original, socket_path, tmp_path, conf, certs):
     address = listening.Address(path=socket_path if how == 'unix' else None)
     context = trust = None
     if how == 'tls':
-        context = tls.server_context('group', *certs.pair())
+        context = tls.ServerContext('group', *certs.pair())
         trust = tmp_path / 'trust'
         trust.mkdir()
         for name in ('ca-cert.pem', 'cacert.pem'):

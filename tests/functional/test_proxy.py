@@ -208,12 +208,61 @@ def test_certificates(make, server, certs, conf, tmp_path):
     for source in (proxy.of(url), proxy.nbd_uri(url)):
         oslo_transfer.copy(source, dst, conf=conf, overwrite=True, **SHA256)
         assert dst.read_bytes() == DATA
-    for group in ('oslo_transfer_http', 'oslo_transfer_nbd'):
-        conf.clear_override('cert_file', group)
-        conf.clear_override('key_file', group)
-    for source in (proxy.of(url), proxy.nbd_uri(url)):
-        with pytest.raises(oslo_transfer.TransferError):
-            oslo_transfer.copy(source, dst, conf=conf, overwrite=True)
+    conf.set_override('max_retries', 0, 'oslo_transfer')
+    # For servers only, too late, of another CA, and none.
+    for name in ('good', 'expired', 'self-signed', None):
+        for group in ('oslo_transfer_http', 'oslo_transfer_nbd'):
+            pair = certs.pair(name) if name else (None, None)
+            for option, value in zip(('cert_file', 'key_file'), pair):
+                conf.set_override(option, value, group)
+        for source in (proxy.of(url), proxy.nbd_uri(url)):
+            with pytest.raises(oslo_transfer.TransferError):
+                oslo_transfer.copy(source, dst, conf=conf, overwrite=True)
+
+
+def test_certificates_are_read_again(make, here, server, certs, conf):
+    """New ones count from the next connection on."""
+
+    def put(name, *paths):
+        # As tools do it: a file is never half there.
+        data = b''.join(pathlib.Path(path).read_bytes() for path in paths)
+        (here / 'new').write_bytes(data)
+        (here / 'new').rename(here / name)
+
+    put('host.pem', *certs.pair('wrong-host'))
+    put('ca.pem', certs.pair('self-signed')[0])
+    proxy = make(
+        origins=server.origin,
+        cert_file=here / 'host.pem',
+        ca_file=here / 'ca.pem',
+    )
+    url = proxy.of(server.put('/image', DATA))
+    for name, value in zip(
+        ('ca_file', 'cert_file', 'key_file'),
+        (certs.ca_file, *certs.pair('client')),
+    ):
+        conf.set_override(name, value, 'oslo_transfer_http')
+    conf.set_override('max_retries', 0, 'oslo_transfer')
+
+    def may_read():
+        try:
+            with oslo_transfer.open_source(url, conf=conf) as source:
+                return source.size == len(DATA)
+        except oslo_transfer.TransferError:
+            return False
+
+    assert not may_read()
+    put('host.pem', *certs.pair('good'))
+    assert not may_read()
+    put('ca.pem', certs.ca_file)
+    assert may_read()
+    for name in ('host.pem', 'ca.pem'):
+        put(name, '/dev/null')
+        assert may_read()
+    assert 'those of before are used on' in proxy.log.read_text()
+    put('host.pem', *certs.pair('good'))
+    put('ca.pem', certs.pair('self-signed')[0])
+    assert not may_read()
 
 
 def test_tokens_need_certificates_for_nbd(here):

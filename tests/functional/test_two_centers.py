@@ -346,6 +346,16 @@ def test_a_wan_that_is_cut_for_a_while(sites, image, crossed):
     assert crossed() < MOST * len(DATA)
 
 
+def test_what_is_here_is_served_while_the_wan_is_cut(sites, image):
+    """Nobody waits for as long as the proxy would for the origin."""
+    image.copy(sites.far_hosts[0])
+    sites.wan.cut()
+    began = time.monotonic()
+    result = image.copy(sites.far_hosts[1])
+    assert time.monotonic() - began < 15
+    assert result.bytes_by_origin == {'proxy': len(DATA)}
+
+
 def test_a_wan_that_stays_cut(sites, image):
     """It fails by the limits of the configuration, and can be resumed."""
     hasty = differing(

@@ -317,7 +317,7 @@ def secured(image, certs, nothing_left):
     with contextlib.ExitStack() as stack:
 
         def make(clients=False):
-            context = tls.server_context(
+            context = tls.ServerContext(
                 'group', *certs.pair(), certs.ca_file if clients else None
             )
             server = nbd.NbdServer(
@@ -396,7 +396,7 @@ def test_client_certificates(secured, certs):
 
 
 def test_tls_handshake_has_to_end(image, certs, nothing_left):
-    context = tls.server_context('group', *certs.pair())
+    context = tls.ServerContext('group', *certs.pair())
     with (
         nbd.NbdServer(
             {'': image},
@@ -415,7 +415,7 @@ def test_tls_handshake_has_to_end(image, certs, nothing_left):
 
 def test_stop_within_tls(image, certs, nothing_left):
     """However far each client is."""
-    context = tls.server_context('group', *certs.pair())
+    context = tls.ServerContext('group', *certs.pair())
     server = nbd.NbdServer({'': image}, listening.Address(), tls=context)
     server.start()
     address = '127.0.0.1', int(server.uri.split(':')[2].rstrip('/'))

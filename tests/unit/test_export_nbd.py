@@ -623,7 +623,7 @@ def test_threads_run_out(image, server, path, monkeypatch):
 @BOTH
 def test_misses_with_tls(structured, image, certs):
     """What TLS has decrypted already is not waited for."""
-    context = tls.server_context('group', *certs.pair())
+    context = tls.ServerContext('group', *certs.pair())
     with nbd.NbdServer(
         {'': image}, listening.Address(), tls=context
     ) as server:

@@ -10,7 +10,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import ssl
 import typing
 
 from oslo_transfer import call as _call
@@ -70,7 +69,7 @@ class ProxyRole(role.Role):
         with contextlib.ExitStack() as stack:
             call = _call.Call(self._conf, None, None, None)
             ctx = call.ctx
-            context = self._tls()
+            context = tls.server_context(self._conf, opts.GROUP)
             self._catalog = _catalog.Catalog(self._conf)
             stack.callback(self._catalog.close)
             self._check()
@@ -103,18 +102,6 @@ class ProxyRole(role.Role):
                 open_driver(scheme)
             except exceptions.TransferError as exc:
                 LOG.warning('nothing can be asked by %s: %s', scheme, exc)
-
-    def _tls(self) -> ssl.SSLContext | None:
-        group = self._conf[opts.GROUP]
-        if group.cert_file:
-            return tls.server_context(
-                opts.GROUP, group.cert_file, group.key_file, group.ca_file
-            )
-        if group.key_file or group.ca_file:
-            raise exceptions.ConfigurationError(
-                f'[{opts.GROUP}] key_file and ca_file need cert_file'
-            )
-        return None
 
     def _check(self) -> None:
         group = self._conf[opts.GROUP]
@@ -154,7 +141,7 @@ class ProxyRole(role.Role):
             )
 
     def _serve(
-        self, stack: contextlib.ExitStack, context: ssl.SSLContext | None
+        self, stack: contextlib.ExitStack, context: tls.ServerContext | None
     ) -> None:
         group = self._conf[opts.GROUP]
         if group.http_port:
