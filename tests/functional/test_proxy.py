@@ -273,6 +273,33 @@ def test_tokens_need_certificates_for_nbd(here):
     assert done.returncode and 'needs ca_file' in done.stderr
 
 
+def test_the_configuration_is_read_again(process, server):
+    """What is not allowed any more is refused at once, also if it is here."""
+    url = server.put('/image', DATA)
+    assert process.get(url) == DATA
+    right = process.config.read_text()
+    process.config.write_text('nonsense')
+    os.kill(process.pid, signal.SIGHUP)
+    waiting.until(lambda: 'is kept as it was' in process.log.read_text())
+    assert process.get(url) == DATA
+    process.config.write_text(
+        right.replace(f'origins = {server.origin}', 'origins = ')
+    )
+    os.kill(process.pid, signal.SIGHUP)
+    waiting.until(lambda: refuses(process, url))
+    process.config.write_text(right)
+    os.kill(process.pid, signal.SIGHUP)
+    waiting.until(lambda: not refuses(process, url))
+
+
+def refuses(proxy, url):
+    try:
+        return proxy.get(url) != DATA
+    except urllib.error.HTTPError as error:
+        with contextlib.closing(error):
+            return error.code == 403
+
+
 # Versions
 
 
