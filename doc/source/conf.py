@@ -34,9 +34,18 @@ apidoc_output_dir = 'reference/api'
 apidoc_separate_modules = True
 apidoc_module_first = True
 apidoc_toc_file = False
-# To import it is to import oslo.privsep, which warns of eventlet; nothing in
-# it is to be called by others.
-apidoc_excluded_paths = ['privileged']
+# What others have no business with is private, too: the commands, the service
+# but for its client, and all that drivers are made of.
+apidoc_excluded_paths = [
+    'cache',
+    'cli',
+    'drivers/*/*',
+    'export',
+    # To import it is to import oslo.privsep, which warns of eventlet.
+    'privileged',
+    'service/[!_c]*',
+    'service/c[!l]*',
+]
 
 # What the package exports is described there and in the module that defines
 # it: two targets for one object, and either will do.
