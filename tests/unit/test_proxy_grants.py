@@ -237,12 +237,67 @@ def test_it_does_not_say_nothing_for_ever(lab, clock, monkeypatch):
 
 
 def test_the_proxy_ends_meanwhile(lab, clock):
+    lab.stale = 600.0
     lab.grants.get(ALICE)
     clock.now += 60
-    lab.grants.close()
-    with pytest.raises(exceptions.TransferCancelled):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def ask(asking):
+        begun.set()
+        assert go_on.wait(20)
+        raise exceptions.TransferCancelled('the end')
+
+    lab.grants._ask = ask
+    with futures.ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lab.grants.get, ALICE)
+        assert begun.wait(20)
+        lab.grants._ctx.stop.set()
+        error = found.exception(20)
+        go_on.set()
+    assert isinstance(error, exceptions.TransferCancelled)
+
+
+def test_an_origin_that_says_nothing_is_in_nobodys_way(lab, clock):
+    """Who was refused by another one is refused at once."""
+    lab.stale = 600.0
+    other = endpoint.parse('http://other.example/image')
+    many = [
+        _grants.Asking(URL, {'X-Auth-Token': str(number)})
+        for number in range(2 * _grants._LOOKERS)
+    ]
+    refused = _grants.Asking(other, ALICE.headers)
+    for asking in (*many, refused):
+        lab.grants.get(asking)
+    clock.now += 60
+    go_on = threading.Event()
+
+    def ask(asking):
+        if asking.endpoint == URL:
+            assert go_on.wait(20)
+            raise exceptions.Stalled('nothing')
+        raise exceptions.AccessDenied('no more')
+
+    lab.grants._ask = ask
+    with futures.ThreadPoolExecutor(len(many)) as pool:
+        found = [pool.submit(lab.grants.get, asking) for asking in many]
+        waiting.until(lambda: len(lab.grants._flights) == len(many))
+        with pytest.raises(exceptions.AccessDenied):
+            lab.grants.get(refused)
+        go_on.set()
+        # They had it.
+        assert all(each.result(20).stale for each in found)
+
+
+def test_who_is_refused_at_last_has_nothing(lab, clock, monkeypatch):
+    """Though he had stopped to wait for that just then."""
+    lab.stale = 600.0
+    known = lab.grants.get(ALICE)
+    clock.now += 60
+    lab.error = exceptions.AccessDenied('no more')
+    with pytest.raises(exceptions.AccessDenied):
         lab.grants.get(ALICE)
-    assert not lab.grants._flights
+    assert not lab.grants._goes_on(ALICE.key, known)
+    assert not known.holds
 
 
 def test_another_version_is_no_reason_to_go_on(lab, clock):

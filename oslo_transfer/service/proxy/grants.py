@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent import futures
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ import typing
 from oslo_transfer import context as _context
 from oslo_transfer import endpoint as _endpoint
 from oslo_transfer import exceptions
+from oslo_transfer.export import workers as _workers
 
 if typing.TYPE_CHECKING:
     from oslo_transfer.service.proxy import opened as _opened
@@ -32,7 +34,7 @@ _STALE_STEP = 10.0
 # Seconds that one who had it before waits for an origin that says nothing.
 _PATIENCE = 5.0
 # Threads that ask for those who had it before.
-_LOOKERS = 16
+_LOOKERS = 64
 _KEY_BYTES = 16
 
 
@@ -118,10 +120,9 @@ class Grants:
         self._grants: dict[str, Grant] = {}
         # Who is being asked for; many who ask at once ask once.
         self._flights: dict[str, futures.Future[Grant]] = {}
-        # They go on asking when nobody waits any more.
-        self._pool = futures.ThreadPoolExecutor(
-            _LOOKERS, 'oslo-transfer-grant'
-        )
+        # They go on asking when nobody waits any more. One origin that says
+        # nothing does not take all of them.
+        self._workers = _workers.Workers(_LOOKERS)
 
     def get(self, asking: Asking, *, again: bool = False) -> Grant:
         """Have a grant; blocks while the origin is asked.
@@ -136,57 +137,58 @@ class Grants:
             known = self._grants.get(key)
             if known is not None and not again and known.holds:
                 return known
-            patience = _PATIENCE
-            if known is not None and known.stale:
-                patience = 0.0
+            # As it is now: what comes of this look is not to be taken for it.
+            patience = 0.0 if known is not None and known.stale else _PATIENCE
             flight = self._flights.get(key)
+            leads = flight is None
             if flight is None:
-                mine = self._flights[key] = futures.Future()
-                if known is not None and not again:
-                    self._send(asking, known, mine)
-                    flight = mine
-        if flight is None:
-            return self._lead(asking, known, mine)
-        if again or known is None:
+                flight = self._flights[key] = futures.Future()
+        if again or known is None or not self._may_go_on(known):
+            if leads:
+                return self._lead(asking, known, flight)
             return self._wait(flight)
-        return self._wait_or_go_on(flight, known, patience)
+        if leads:
+            look = functools.partial(self._look, asking, known, flight)
+            self._workers.do(look, asking.endpoint.origin)
+        return self._wait_or_go_on(key, flight, known, patience)
 
-    def _send(
-        self, asking: Asking, known: Grant, flight: futures.Future[Grant]
-    ) -> None:
-        try:
-            self._pool.submit(self._look, asking, known, flight)
-        except RuntimeError:
-            del self._flights[asking.key]
-            raise exceptions.TransferCancelled('the proxy ends') from None
+    def _may_go_on(self, known: Grant) -> bool:
+        """Whether it may hold for longer while nobody can be asked."""
+        return time.monotonic() < known.said + sum(self._limits())
 
     def _wait_or_go_on(
-        self, flight: futures.Future[Grant], known: Grant, patience: float
+        self,
+        key: str,
+        flight: futures.Future[Grant],
+        known: Grant,
+        patience: float,
     ) -> Grant:
         """Wait, but not for an origin that cannot be reached."""
         end = time.monotonic() + patience
         while not flight.done():
-            if time.monotonic() >= end and self._goes_on(known):
+            if time.monotonic() >= end and self._goes_on(key, known):
                 return known
             futures.wait([flight], _context.TICK)
             self._ctx.check()
         return self._wait(flight)
 
-    def _goes_on(self, known: Grant) -> bool:
+    def _goes_on(self, key: str, known: Grant) -> bool:
         """Have a grant hold for longer, where it may."""
-        seconds, stale = self._limits()
-        now = time.monotonic()
-        if now >= known.said + seconds + stale:
-            return False
-        if not known.stale:
-            LOG.warning(
-                '%s: the origin says nothing; what is here of it is served '
-                'to those who had it',
-                known.opened.where,
-            )
-        known.stale = True
-        known.until = now + _step(seconds)
-        return True
+        with self._lock:
+            # It may just have been refused.
+            if self._grants.get(key) is not known:
+                return False
+            if not self._may_go_on(known):
+                return False
+            if not known.stale:
+                LOG.warning(
+                    '%s: the origin says nothing; what is here of it is '
+                    'served to those who had it',
+                    known.opened.where,
+                )
+            known.stale = True
+            known.until = time.monotonic() + _step(self._limits()[0])
+            return True
 
     def _look(
         self, asking: Asking, known: Grant, flight: futures.Future[Grant]
@@ -213,9 +215,10 @@ class Grants:
             with self._lock:
                 del self._flights[key]
                 self._grants.pop(key, None)
+                if known is not None:
+                    known.until = 0.0
             flight.set_exception(exc)
             if known is not None:
-                known.until = 0.0
                 known.opened.leave(known.user)
             raise
         with self._lock:
@@ -280,4 +283,4 @@ class Grants:
 
     def close(self) -> None:
         """Ask no more; those under way are interrupted by the context."""
-        self._pool.shutdown(cancel_futures=True)
+        self._workers.close(0.0)
