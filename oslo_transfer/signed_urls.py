@@ -10,6 +10,7 @@ its own manual has it.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 
 if typing.TYPE_CHECKING:
@@ -21,35 +22,46 @@ class _Way(typing.NamedTuple):
 
     :ivar needed: parameters that all of its URLs have, in lower case
     :ivar further: others that say no more than who may read
+    :ivar account: begins with the account that has signed
     """
 
     needed: frozenset[str]
-    further: frozenset[str] = frozenset()
+    further: frozenset[str]
+    account: str
 
 
-def _way(needed: str, further: str = '') -> _Way:
-    return _Way(frozenset(needed.split()), frozenset(further.split()))
+def _way(needed: str, further: str = '', account: str = '') -> _Way:
+    return _Way(frozenset(needed.split()), frozenset(further.split()), account)
 
 
+# With it an account is made up for each login, and ends.
+_TEMPORARY = 'x-amz-security-token'
+# Others than AWS have buckets of the same name in several accounts.
 _WAYS = (
     _way(
         'x-amz-algorithm x-amz-credential x-amz-signature',
-        'x-amz-date x-amz-expires x-amz-security-token x-amz-signedheaders',
+        f'x-amz-date x-amz-expires x-amz-region-set x-amz-s3session-token '
+        f'x-amz-signedheaders {_TEMPORARY}',
+        'x-amz-credential',
     ),
-    _way('awsaccesskeyid expires signature', 'x-amz-security-token'),
-    _way('key-pair-id signature', 'expires policy'),
+    _way('awsaccesskeyid expires signature', _TEMPORARY, 'awsaccesskeyid'),
+    _way('key-pair-id signature', 'expires hash-algorithm policy'),
     _way(
         'x-goog-algorithm x-goog-credential x-goog-signature',
         'x-goog-date x-goog-expires x-goog-signedheaders',
     ),
     _way('googleaccessid expires signature'),
     _way('temp_url_expires temp_url_sig', 'temp_url_ip_range temp_url_prefix'),
-    _way(
-        'sig sv',
-        'saoid scid se si sip ske skoid sks skt sktid skv sp spr sr srt ss st '
-        'suoid',
+    *(
+        _way(
+            f'sig sv {needed}',
+            'saoid scid sdd se ses si sip ske skoid sks skt sktid skv sp spr '
+            'sr srt ss st suoid',
+        )
+        for needed in ('se sp', 'si')
     ),
 )
+_ACCOUNT_END = re.compile('/|%2f', re.IGNORECASE)
 
 
 def unsigned(endpoint: _endpoint.Endpoint) -> _endpoint.Endpoint:
@@ -60,17 +72,22 @@ def unsigned(endpoint: _endpoint.Endpoint) -> _endpoint.Endpoint:
     query = endpoint.query
     if query is None or endpoint.origin[0] not in ('http', 'https'):
         return endpoint
-    parts = query.split('&')
-    names = [part.partition('=')[0].lower() for part in parts]
+    parts = [part.partition('=') for part in query.split('&')]
+    names = {name.lower() for name, _mark, _value in parts}
     dropped: set[str] = set()
+    kept: set[str] = set()
     for way in _WAYS:
-        if way.needed.issubset(names):
+        if way.needed <= names:
             dropped |= way.needed | way.further
+            if _TEMPORARY not in names:
+                kept.add(way.account)
     if not dropped:
         return endpoint
-    left = [
-        part
-        for part, name in zip(parts, names, strict=True)
-        if name not in dropped
-    ]
+    left = []
+    for name, mark, value in parts:
+        if name.lower() in kept:
+            value = _ACCOUNT_END.split(value)[0]
+        elif name.lower() in dropped:
+            continue
+        left.append(f'{name}{mark}{value}')
     return dataclasses.replace(endpoint, query='&'.join(left) or None)

@@ -14,17 +14,19 @@ S3 = (
     '&X-Amz-Date=20261123T000000Z&X-Amz-Expires=600'
     '&X-Amz-SignedHeaders=host&X-Amz-Signature=abc'
 )
+S3_2 = 'AWSAccessKeyId=K&Expires=1&Signature=a%2Bb%3D'
+SWIFT = 'temp_url_sig=abc&temp_url_expires=1'
 SIGNED = {
-    's3': S3,
     's3, temporary login': f'{S3}&X-Amz-Security-Token=def',
-    's3, version 2': 'AWSAccessKeyId=K&Expires=1&Signature=a%2Bb%3D',
+    's3, version 2, temporary login': f'{S3_2}&x-amz-security-token=def',
     'cloudfront': 'Expires=1&Signature=abc&Key-Pair-Id=K',
     'cloudfront, policy': 'Policy=abc&Signature=abc&Key-Pair-Id=K',
     'google': S3.replace('X-Amz', 'X-Goog'),
     'google, version 2': 'GoogleAccessId=a%40b&Expires=1&Signature=abc',
-    'swift': 'temp_url_sig=abc&temp_url_expires=1',
+    'swift': SWIFT,
     'swift, prefix': 'temp_url_sig=a&temp_url_expires=1&temp_url_prefix=i',
     'azure': 'sv=2024-11-04&sr=b&sp=r&st=a&se=b&spr=https&sig=a%2Bb',
+    'azure, policy': 'sv=2024-11-04&sr=b&si=readers&sig=a%2Bb',
 }
 
 
@@ -47,10 +49,24 @@ def test_what_signs_a_url_is_left_out(query):
 
 
 @pytest.mark.parametrize(
+    ('query', 'name'), [(S3, 'X-Amz-Credential'), (S3_2, 'AWSAccessKeyId')]
+)
+def test_accounts_differ(query, name):
+    """Ceph has buckets of one name in several of them."""
+    url = 'https://far.example/images/golden'
+    signed = f'{url}?{query}'
+    assert unsigned(signed) == f'{url}?{name}=K'
+    again = signed.replace('20261123', '20261124').replace('abc', 'def')
+    assert identity(again) == identity(signed)
+    assert identity(signed.replace('=K', '=L')) != identity(signed)
+
+
+@pytest.mark.parametrize(
     'query',
     [
         'Signature=abc&Expires=1',
         'sig=abc',
+        'sig=abc&sv=1&sr=one',
         'X-Amz-Date=20261123T000000Z',
         'temp_url_sig=abc',
         'id=7&x-amz',
@@ -68,7 +84,7 @@ def test_what_is_signed_in_no_known_way_stays(query):
 def test_only_http_has_such_urls():
     url = 'ftp://far.example/golden?sig=a&sv=b'
     assert unsigned(url) == url
-    torrent = f'torrent+https://far.example/golden.torrent?{S3}#name'
+    torrent = f'torrent+https://far.example/golden.torrent?{SWIFT}#name'
     assert (
         unsigned(torrent) == 'torrent+https://far.example/golden.torrent#name'
     )
