@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import contextlib
 import logging
 import threading
 import time
@@ -69,6 +70,8 @@ class WaysSource(wrappers.SourceWrapper):
         self._lock = threading.Lock()
         # When the first way failed last.
         self._tried = 0.0
+        # A thread opens it again.
+        self._goes_back = False
         self._closed = False
         self._current: _Open | None = None
         while True:
@@ -98,11 +101,14 @@ class WaysSource(wrappers.SourceWrapper):
             if self._current is None:
                 self._current = self._open(self._ways[self._next])
             elif self._may_go_back():
-                self._tried = time.monotonic()
                 # Nobody waits for it: that may take as long as it takes.
-                threading.Thread(
+                thread = threading.Thread(
                     target=self._go_back, name='ways', daemon=True
-                ).start()
+                )
+                with contextlib.suppress(RuntimeError):
+                    # There may be too many; another time, then.
+                    thread.start()
+                    self._goes_back = True
             self._current.users += 1
             return self._current
 
@@ -110,7 +116,8 @@ class WaysSource(wrappers.SourceWrapper):
         """Whether the first way, which has failed, may work again."""
         first = self._ways[0]
         return (
-            self._current is not None
+            not self._goes_back
+            and self._current is not None
             and self._current.end is not first
             and time.monotonic() >= self._tried + _AGAIN
             and not shared.current().locations.rest(first, self._backoff)
@@ -124,8 +131,12 @@ class WaysSource(wrappers.SourceWrapper):
         except exceptions.TransferError as exc:
             LOG.info('%s; it is still left alone', exc)
             shared.current().locations.failed(first, exc)
+            with self._lock:
+                self._goes_back = False
+                self._tried = time.monotonic()
             return
         with self._lock:
+            self._goes_back = False
             retired: _Open | None = found
             if not self._closed:
                 retired, self._current, self._next = self._current, found, 0

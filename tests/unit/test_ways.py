@@ -145,10 +145,14 @@ def test_the_first_is_used_again(conf, monkeypatch):
     assert first.opened == 1
     monkeypatch.setattr(ways, '_AGAIN', 0.0)
     assert read(source, 0, 10) == DATA[:10]
-    waiting.until(lambda: first.opened == 2)
-    reads = len(second.streams)
-    assert read(source, 0, 10) == DATA[:10]
-    assert len(second.streams) == reads and second.opened == 1
+
+    def by_the_first():
+        before = len(second.streams)
+        assert read(source, 0, 10) == DATA[:10]
+        return len(second.streams) == before
+
+    waiting.until(by_the_first)
+    assert (first.opened, second.opened) == (2, 1)
     # Who reads by the other one reads on.
     assert second.closed == 0
     assert kept.readinto(bytearray(10)) == 10
