@@ -105,8 +105,13 @@ class ServerContext:
                 info = os.stat(path) if path else None
             except OSError:
                 info = None
+            # The time of the last change of rights, too: they may come late.
             found.append(
-                info and (info.st_ino, info.st_size, info.st_mtime_ns)
+                info
+                and (
+                    *(info.st_ino, info.st_size),
+                    *(info.st_mtime_ns, info.st_ctime_ns),
+                )
             )
         return found
 
@@ -115,7 +120,10 @@ class ServerContext:
             # A new one: nothing takes a CA out of an old one.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(self._cert_file, self._key_file)
+            # Without a password it would ask for one at the terminal.
+            context.load_cert_chain(
+                self._cert_file, self._key_file, password=''
+            )
             if self._ca_file:
                 context.load_verify_locations(self._ca_file)
                 context.verify_mode = ssl.CERT_REQUIRED
