@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 _HOLD = 1.0
 
 Opener = Callable[[_context.Context], base.Source]
+# What does not depend on who asks.
+_SAID_FOR_ALL = exceptions.SourceChanged, exceptions.TransferCancelled
 
 
 class _Opened:
@@ -94,10 +96,11 @@ class Origin:
             with self._using(offset) as opened:
                 try:
                     stream = opened.source.stream(offset, length)
-                except (exceptions.AccessDenied, exceptions.NotFound):
-                    if last:
+                except exceptions.TransferError as exc:
+                    if last or exc.retryable or isinstance(exc, _SAID_FOR_ALL):
                         raise
-                    # Others may still read it than who has opened it.
+                    # Others may still read it than who has opened it; there
+                    # are many ways to say that he may not any more.
                     self._drop(opened)
                     continue
                 with contextlib.closing(stream), self._noted(opened, stream):

@@ -120,8 +120,16 @@ class Shared:
         for end in reversed(list(self.ends.values())):
             try:
                 return self._opener(end, ctx, self._version)
-            except (exceptions.AccessDenied, exceptions.NotFound) as exc:
-                # Some say so to those who may not know that it is there.
+            except (
+                exceptions.SourceChanged,
+                exceptions.TransferCancelled,
+            ):
+                raise
+            except exceptions.TransferError as exc:
+                if exc.retryable:
+                    raise
+                # Each origin has its own way to say that one may not, or
+                # that what he has shown has ended.
                 refused = exc
         raise refused or exceptions.TransferCancelled('nobody reads it')
 

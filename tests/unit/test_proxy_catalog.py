@@ -140,23 +140,26 @@ def test_a_tag_of_its_own(make, server, options):
 
 def test_what_has_just_changed_is_not_kept(catalog, server):
     """It may change again, and look the same."""
-    for age, kept in ((0, False), (-1, False), (1, True), (-3600, True)):
+    for age, stored, kept in (
+        *((0, 0, False), (-1, 0, False), (1, 0, True), (-3600, 0, True)),
+        # What a cache of the origin has had for a while.
+        *((0, 1, True), (-2, 1, False)),
+    ):
         modified, date = (
             email.utils.formatdate(when, usegmt=True)
             for when in (1.7e9 - age, 1.7e9)
         )
         url = server.put(
-            *(f'/{age}', DATA),
+            *(f'/{age}-{stored}', DATA),
             etag=None,
             last_modified=modified,
-            headers={'Date': date},
+            headers={'Date': date, 'Age': str(stored)},
         )
         if kept:
             assert read(get(catalog, url)) == DATA
         else:
-            with pytest.raises(exceptions.Unavailable, match='ETag') as caught:
+            with pytest.raises(exceptions.CapabilityMissing, match='ETag'):
                 get(catalog, url)
-            assert caught.value.retry_after
 
 
 def test_without_a_version_nothing_is_kept(catalog, server):
@@ -409,7 +412,7 @@ def test_who_uses_it_keeps_it_open(make, server):
             assert shared.here == 0
 
 
-def signed(server, good):
+def signed(server, good, status=401):
     """The URL of an image that has to be signed by one of a live set."""
     image = resource.Resource(DATA, len(DATA))
 
@@ -417,7 +420,7 @@ def signed(server, good):
         if request.target.rpartition('temp_url_sig=')[2] in good:
             image(request, conn)
         else:
-            conn.reply(401, b'401 Unauthorized')
+            conn.reply(status)
 
     url = server.serve('/image', answer)
     return lambda sig: f'{url}?temp_url_expires=1&temp_url_sig={sig}'
@@ -452,6 +455,29 @@ def test_signatures_share_an_image(make, server):
         assert found.close_if_idle(0.0)
         # A grant that holds, of a signature that does not any more.
         assert read(get(catalog, url('c'))) == DATA
+
+
+@pytest.mark.parametrize('status', [400, 401, 403, 404])
+def test_a_signature_that_has_ended_is_in_nobodys_way(make, server, status):
+    """However its origin says so."""
+    good = {'a', 'b'}
+    url = signed(server, good, status)
+    with make() as catalog:
+        image = get(catalog, url('a'))
+        assert read(image, 0, BLOCK) == DATA[:BLOCK]
+        get(catalog, url('b'))
+        good.remove('b')
+        only(catalog).shared.image.release_origin()
+        assert read(image) == DATA
+        # Nor where it ends while it is used.
+        get(catalog, url('a'))
+        good |= {'c'}
+        catalog.evict(only(catalog).id)
+        get(catalog, url('c'))
+        only(catalog).shared.image.release_origin()
+        assert read(image, 0, BLOCK) == DATA[:BLOCK]
+        good.remove('c')
+        assert read(image) == DATA
 
 
 def test_a_restart_knows_what_there_was(make, server, tmp_path):

@@ -39,19 +39,17 @@ def validator_of(
     modified = headers.get('Last-Modified')
     if modified is None:
         return None
-    fresh = _is_fresh(modified, headers.get('Date'))
-    return base.Validator(modified, False, fresh)
+    return base.Validator(modified, False, _is_fresh(modified, headers))
 
 
-def _is_fresh(modified: str, date: str | None) -> bool:
+def _is_fresh(modified: str, headers: http.client.HTTPMessage) -> bool:
     """Whether the second of the last change was not over."""
-    if date is None:
-        return False
     try:
+        age = int(headers.get('Age', '0')[:12])
         ahead = (
             email.utils.parsedate_to_datetime(modified)
-            - email.utils.parsedate_to_datetime(date)
-        ).total_seconds()
+            - email.utils.parsedate_to_datetime(headers.get('Date', ''))
+        ).total_seconds() - age
     except (ValueError, TypeError, OverflowError):
         return False
     # What is far ahead was not written just now: a clock is wrong.

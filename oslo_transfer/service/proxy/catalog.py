@@ -168,9 +168,11 @@ class Catalog:
         again = _wants_news(asked)
         grant = self._get(endpoint, proof, via, again=again)
         image = self._enter(grant, endpoint, proof, via)
-        if again and not grant.stale:
-            # Proxies on the way are not to be believed either. While nobody
-            # can be asked, what is here is all that there is.
+        if again and grant.stale:
+            # What is here is all that there is.
+            grant.opened.doubt()
+        elif again:
+            # Proxies on the way are not to be believed either.
             self._opener.mistrust(endpoint)
             grant.opened.mistrust()
         with self._lock:

@@ -373,6 +373,12 @@ class Opened:
         except exceptions.TransferError:
             return bytearray(self.blocks)
 
+    def doubt(self) -> None:
+        """Have all of it compared with its checksums when it is read next."""
+        shared = self.shared
+        if shared is not None:
+            shared.blocks.doubt(0, self.size)
+
     def mistrust(self) -> bool:
         """Somebody has found that it is wrong: have it fetched again.
 

@@ -20,6 +20,7 @@ from oslo_transfer import limiter as _limiter
 from oslo_transfer import proxied
 from oslo_transfer.service.proxy import opts
 from oslo_transfer.service.proxy import tokens
+from oslo_transfer import signed_urls
 from oslo_transfer.wrappers import base as wrappers
 from oslo_transfer.wrappers import retry
 from oslo_transfer.wrappers import throttle
@@ -37,8 +38,6 @@ _PASSED_OVER = 30.0
 _MISTRUSTED = 60.0
 # What is told to these in secret is not to go out readable.
 _SECRET_SCHEMES = frozenset({'https', 'ftps', 'sftp', 'nbds'})
-# Seconds until what has just changed has another version for a change.
-_FRESH = 2.0
 
 
 class Account:
@@ -161,7 +160,7 @@ class Opener:
                 for url, until in self._mistrusted.items()
                 if until > now
             }
-            self._mistrusted[endpoint.url()] = now + _MISTRUSTED
+            self._mistrusted[_name_of(endpoint)] = now + _MISTRUSTED
 
     def _account(self, endpoint: _endpoint.Endpoint) -> Account:
         scheme = endpoint.carrier or endpoint.scheme
@@ -189,7 +188,9 @@ class Opener:
         :raises TransferError: none works; why the origin itself does not
         """
         account = self._account(end.endpoint)
-        if time.monotonic() < self._mistrusted.get(end.endpoint.url(), 0.0):
+        if time.monotonic() < self._mistrusted.get(
+            _name_of(end.endpoint), 0.0
+        ):
             ctx = ctx.replace(anew=True)
         upstreams: dict[int, _Upstream] = {}
         ways = []
@@ -278,6 +279,11 @@ class Opener:
         return limited
 
 
+def _name_of(endpoint: _endpoint.Endpoint) -> str:
+    """Tells what is there from all else, however it is signed."""
+    return signed_urls.unsigned(endpoint).url()
+
+
 def _is_secret(shown: _credentials.Credentials | None) -> bool:
     """Whether any headers tell more than the way of a request."""
     return shown is not None and not {*shown.headers()} <= {'Via'}
@@ -292,16 +298,15 @@ def _retrying(
 def _check_settled(source: base.Source, end: ends.LocationEnd) -> None:
     """Keep nothing that may yet change without another version.
 
-    :raises Unavailable: it changed a moment ago
+    :raises CapabilityMissing: it changed a moment ago. It is not something
+        to wait for: who asks next may have it
     """
     found = source.validator
     if found is not None and found.fresh:
-        error = exceptions.Unavailable(
-            f'{end} has changed within the last second, and has no ETag; it '
-            f'can be kept in a moment'
+        raise exceptions.CapabilityMissing(
+            f'{end} has changed within the last second, and has no ETag: only '
+            f'in a moment it can be told from another version'
         )
-        error.retry_after = _FRESH
-        raise error
 
 
 class _Counted(wrappers.SourceWrapper):
