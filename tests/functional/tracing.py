@@ -53,7 +53,8 @@ def parse(log):
                 unfinished[match[1]] = call
             continue
         match = _RESUMED.match(line)
-        if match:
+        # It may have begun before strace was there.
+        if match and match[1] in unfinished:
             call = unfinished.pop(match[1])
             call.end = number
             call.rest = call.rest.removesuffix('<unfinished ...>') + match[2]
