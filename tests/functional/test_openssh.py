@@ -271,7 +271,7 @@ def test_dropped(fraction, cuts, conf, tmp_path, relay, image):
     assert result.wasted <= (cuts + 1) * 64 * 1024
 
 
-@pytest.mark.parametrize('at', [0, 1, 30, 500, 1500, 2500, 3500, 4500])
+@pytest.mark.parametrize('at', [0, 1, 30, 500, 1500, 1700, 2500, 3500, 4500])
 def test_dropped_before_the_first_byte(at, conf, tmp_path, relay, image):
     """Wherever a handshake breaks off, the next one works."""
     relay.limit, relay.cuts = at, 2

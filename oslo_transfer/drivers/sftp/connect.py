@@ -38,8 +38,12 @@ _WINDOW = 16 << 20
 _MAX_PACKET = 255 * 1024
 # Seconds without traffic after which a firewall may forget a connection.
 _KEEPALIVE = 15
-# What paramiko says of a call on a transport that has ended.
-_ON_DEAD_TRANSPORT = 'No existing session'
+# What paramiko says of a call on a transport that has ended, and of one that
+# ends while somebody logs in.
+_ON_DEAD_TRANSPORT = (
+    'No existing session',
+    'Authentication failed: transport shut down or saw EOF',
+)
 # paramiko logs what ends a connection; that is in our exceptions.
 _LOG = 'oslo_transfer.drivers.sftp.paramiko'
 
@@ -138,7 +142,7 @@ def translate(
     # paramiko wraps what happens while it reads the version.
     if isinstance(exc, paramiko.SSHException) and exc.__context__ is not None:
         exc = exc.__context__
-    if connection.ended and str(exc) == _ON_DEAD_TRANSPORT:
+    if connection.ended and str(exc) in _ON_DEAD_TRANSPORT:
         exc = None
     if exc is None or isinstance(exc, OSError | EOFError):
         detail = f' ({exc})' if exc is not None and str(exc) else ''
