@@ -194,6 +194,20 @@ def test_a_grant_ends(catalog, configure, server):
         catalog.admit(asked(url, ALICE))
 
 
+def test_one_who_makes_up_urls(make, server, monkeypatch):
+    """Nobody has the proxy know more than it has memory for."""
+    monkeypatch.setattr(_shelf, '_MOST_KNOWN', 3)
+    url = server.put('/image', DATA)
+    with make(idle_seconds=1.0) as catalog:
+        assert read(get(catalog, url)) == DATA
+        catalog.pin(only(catalog).id, True)
+        for number in range(10):
+            read(get(catalog, f'{url}?{number}'), 0, BLOCK)
+        waiting.until(lambda: len(catalog.all()) <= 4)
+        assert url in [each.where for each in catalog.all()]
+        assert read(get(catalog, f'{url}?0')) == DATA
+
+
 def test_the_origin_is_out_of_reach(catalog, configure, server):
     url = server.put('/image', DATA)
     configure(grant_seconds=0.0)

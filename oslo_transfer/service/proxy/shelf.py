@@ -26,6 +26,9 @@ Opened = _opened.Opened
 # Seconds after which one that nobody reads needs no connection, and the most
 # images that are open without being read.
 _REST, _MOST_OPEN = 10.0, 256
+# And that are known: one who makes up URLs could have more than there is
+# memory for.
+_MOST_KNOWN = 10000
 
 
 class Shelf:
@@ -154,7 +157,8 @@ class Shelf:
         """Close those that nobody has read for so long.
 
         And if there are many, others that nobody reads: those that were not
-        used for the longest time. Blocks for the disk.
+        used for the longest time. Where far too many are known, nothing is
+        kept of these. Blocks for the disk.
         """
         opened = [each for each in self.all() if each.shared is not None]
         for number, each in enumerate(opened):
@@ -164,6 +168,9 @@ class Shelf:
                 self._forget_empty(each)
             else:
                 each.rest(_REST)
+        for each in self.all()[_MOST_KNOWN:]:
+            if each.shared is None and not each.pinned:
+                self.evict(each)
 
     def sweep(self) -> None:
         """Keep traces, and see what was evicted of those that are closed."""
