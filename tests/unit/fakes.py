@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 
+from oslo_transfer.cache import demand
 from oslo_transfer import context
 from oslo_transfer.drivers import base
 from oslo_transfer import exceptions
@@ -125,6 +126,19 @@ class MemorySource(base.Source):
 
     def close(self):
         pass
+
+
+def who_waits(monkeypatch):
+    """An event: somebody waits for a block of a cache from then on."""
+    waits = threading.Event()
+    wait = demand.Demand.wait
+
+    def tell(self, flight, ctx):
+        waits.set()
+        wait(self, flight, ctx)
+
+    monkeypatch.setattr(demand.Demand, 'wait', tell)
+    return waits
 
 
 def unavailable(*_args):

@@ -210,13 +210,15 @@ def narrow(conf, tmp_path):
     made.blocks.close()
 
 
-def test_one_stream_leaves_prefetch_for_who_waits_and_goes_on(narrow):
+def test_one_stream_leaves_prefetch_for_who_waits_and_goes_on(
+    narrow, monkeypatch
+):
     """The rest of what was foreseen is put back, and brought afterwards."""
-    begun = threading.Event()
+    begun, waits = threading.Event(), fakes.who_waits(monkeypatch)
 
     def slow(_stream, position, _count):
         begun.set()
-        time.sleep(0.001)
+        assert waits.wait(10)
 
     narrow.source.before_read = slow
     narrow.fetcher.later(0, 280, _demand.SOMEDAY)

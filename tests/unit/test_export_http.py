@@ -12,6 +12,7 @@ import time
 import pytest
 
 from oslo_transfer import exceptions
+from oslo_transfer.export import http_channel
 from oslo_transfer.export import http_host
 from oslo_transfer.export import http_pages
 from oslo_transfer.export import http_server
@@ -316,19 +317,23 @@ def test_exports_come_and_go(server, image):
 
 def test_an_export_that_is_removed_while_it_is_read(server, image):
     """Who reads it is cut off, and it can be closed at once."""
-    reading = threading.Event()
+    reading, removed = threading.Event(), threading.Event()
 
     def bring(block):
         if block == 5:
             reading.set()
-            time.sleep(0.05)
+            assert removed.wait(5)
 
     image.on_bring = bring
-    with Client(server) as client:
+    with Client(server) as client, Client(server) as other:
         client.send('/image')
         assert reading.wait(5)
-        server.remove('image')
-        assert not image.readers
+        remover = threading.Thread(target=server.remove, args=('image',))
+        remover.start()
+        waiting.until(lambda: other.get('/image', range='bytes=0-0')[0] == 404)
+        removed.set()
+        remover.join(5)
+        assert not remover.is_alive() and not image.readers
         status, headers = client.head()
         assert len(client.file.read()) < len(DATA)
 
@@ -431,16 +436,24 @@ def test_tls(version, secured, image, certs):
     assert image.brought == list(range(41))
 
 
-def test_tls_for_a_slow_client(secured, certs):
+def test_tls_for_a_slow_client(secured, certs, monkeypatch):
     """What TLS began to send is what it goes on with."""
+    full = threading.Event()
+    send_file = http_channel.SecureChannel.send_file
+
+    def tell(self, fd, offset, count):
+        sent = send_file(self, fd, offset, count)
+        if sent is None:
+            full.set()
+        return sent
+
+    monkeypatch.setattr(http_channel.SecureChannel, 'send_file', tell)
     with Client(secured, certs.client_context()) as client:
         for _ in range(8):
             client.send('/image')
-        # Until no buffer takes any more.
-        sent = -1
-        while sent != (sent := secured.statistics()['bytes_sent']):
-            time.sleep(0.1)
-        assert sent < 8 * len(DATA)
+        # No buffer takes any more.
+        assert full.wait(10)
+        assert secured.statistics()['bytes_sent'] < 8 * len(DATA)
         for _ in range(8):
             status, headers = client.head()
             assert client.body(headers) == DATA
