@@ -264,6 +264,13 @@ def test_who_mistrusts_it_while_the_origin_is_away(make, pinned):
             catalog.pin(only(catalog).id, pinned)
         assert read(get(catalog, url, NEWS)) == DATA
         assert only(catalog).here == len(DATA)
+        # But for what its checksum shows to be wrong.
+        fd = only(catalog).image.reader().fd
+        os.pwrite(fd, b'wrong', 3 * BLOCK)
+        image = get(catalog, url, NEWS)
+        assert read(image, 0, 3 * BLOCK) == DATA[: 3 * BLOCK]
+        with pytest.raises(exceptions.TransferError):
+            read(image, 3 * BLOCK, BLOCK)
 
 
 def test_it_goes_around_in_a_circle(catalog, server):

@@ -38,12 +38,22 @@ class Lab:
         self.asked = []
         self.opened = Opened()
         self.error = None
+        # That somebody asks, and that he gets an answer.
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
         self.seconds, self.stale = 60.0, 0.0
         self.grants = _grants.Grants(
             self.ask, fakes.make_ctx(), lambda: (self.seconds, self.stale)
         )
 
+    def hang(self):
+        """Say nothing until :attr:`go_on` is set."""
+        self.begun.clear()
+        self.go_on.clear()
+
     def ask(self, asking):
+        self.begun.set()
+        assert self.go_on.wait(20)
         self.asked.append(asking)
         if self.error is not None:
             raise self.error
@@ -191,21 +201,13 @@ def test_an_origin_that_says_nothing(lab, clock, monkeypatch, error):
     lab.stale = 600.0
     known = lab.grants.get(ALICE)
     clock.now += 60
-    begun, go_on = threading.Event(), threading.Event()
-    answer = lab.ask
-
-    def ask(asking):
-        begun.set()
-        assert go_on.wait(20)
-        return answer(asking)
-
-    lab.grants._ask = ask
+    lab.hang()
     assert lab.grants.get(ALICE) is known and known.holds and known.stale
-    assert begun.wait(20)
+    assert lab.begun.wait(20)
     clock.now += 11
     assert lab.grants.get(ALICE) is known
     lab.error = error
-    go_on.set()
+    lab.go_on.set()
     waiting.until(lambda: not lab.grants._flights)
     assert len(lab.asked) == 2
     if error is None:
@@ -222,17 +224,12 @@ def test_it_does_not_say_nothing_for_ever(lab, clock, monkeypatch):
     lab.stale = 600.0
     lab.grants.get(ALICE)
     clock.now += 660
-    go_on = threading.Event()
-
-    def ask(asking):
-        assert go_on.wait(20)
-        raise exceptions.Stalled('nothing')
-
-    lab.grants._ask = ask
+    lab.error = exceptions.Stalled('nothing')
+    lab.hang()
     with futures.ThreadPoolExecutor(1) as pool:
         found = pool.submit(lab.grants.get, ALICE)
-        waiting.until(lambda: lab.grants._flights)
-        go_on.set()
+        assert lab.begun.wait(20)
+        lab.go_on.set()
         assert isinstance(found.exception(20), exceptions.Stalled)
 
 
@@ -240,20 +237,14 @@ def test_the_proxy_ends_meanwhile(lab, clock):
     lab.stale = 600.0
     lab.grants.get(ALICE)
     clock.now += 60
-    begun, go_on = threading.Event(), threading.Event()
-
-    def ask(asking):
-        begun.set()
-        assert go_on.wait(20)
-        raise exceptions.TransferCancelled('the end')
-
-    lab.grants._ask = ask
+    lab.error = exceptions.TransferCancelled('the end')
+    lab.hang()
     with futures.ThreadPoolExecutor(1) as pool:
         found = pool.submit(lab.grants.get, ALICE)
-        assert begun.wait(20)
+        assert lab.begun.wait(20)
         lab.grants._ctx.stop.set()
         error = found.exception(20)
-        go_on.set()
+        lab.go_on.set()
     assert isinstance(error, exceptions.TransferCancelled)
 
 
@@ -288,7 +279,7 @@ def test_an_origin_that_says_nothing_is_in_nobodys_way(lab, clock):
         assert all(each.result(20).stale for each in found)
 
 
-def test_who_is_refused_at_last_has_nothing(lab, clock, monkeypatch):
+def test_who_is_refused_at_last_has_nothing(lab, clock):
     """Though he had stopped to wait for that just then."""
     lab.stale = 600.0
     known = lab.grants.get(ALICE)
@@ -311,8 +302,7 @@ def test_another_version_is_no_reason_to_go_on(lab, clock):
 
 @pytest.mark.parametrize('works', [True, False])
 def test_many_at_once_ask_once(lab, works, monkeypatch):
-    begun, go_on = threading.Event(), threading.Event()
-    answer, wait, waits = lab.ask, lab.grants._wait, []
+    wait, waits = lab.grants._wait, []
 
     def note(flight):
         waits.append(flight)
@@ -320,20 +310,15 @@ def test_many_at_once_ask_once(lab, works, monkeypatch):
 
     monkeypatch.setattr(lab.grants, '_wait', note)
 
-    def ask(asking):
-        begun.set()
-        assert go_on.wait(10)
-        return answer(asking)
-
-    lab.grants._ask = ask
+    lab.hang()
     if not works:
         lab.error = exceptions.NotFound('nothing')
     with futures.ThreadPoolExecutor(8) as pool:
         first = pool.submit(lab.grants.get, ALICE)
-        assert begun.wait(10)
+        assert lab.begun.wait(10)
         others = [pool.submit(lab.grants.get, ALICE) for _ in range(7)]
         waiting.until(lambda: len(waits) == 7)
-        go_on.set()
+        lab.go_on.set()
         found = [each.exception() or each.result() for each in others]
         found.append(first.exception() or first.result())
     assert len(lab.asked) == 1
@@ -344,21 +329,15 @@ def test_many_at_once_ask_once(lab, works, monkeypatch):
 
 
 def test_who_waits_can_be_interrupted(lab):
-    begun, go_on = threading.Event(), threading.Event()
-
-    def ask(asking):
-        begun.set()
-        assert go_on.wait(10)
-        raise exceptions.NotFound('nothing')
-
-    lab.grants._ask = ask
+    lab.error = exceptions.NotFound('nothing')
+    lab.hang()
     with futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(lab.grants.get, ALICE)
-        assert begun.wait(10)
+        assert lab.begun.wait(10)
         second = pool.submit(lab.grants.get, ALICE)
         lab.grants._ctx.stop.set()
         assert isinstance(second.exception(10), exceptions.TransferCancelled)
-        go_on.set()
+        lab.go_on.set()
         assert isinstance(first.exception(10), exceptions.NotFound)
 
 
