@@ -27,8 +27,17 @@ LOG = logging.getLogger(__name__)
 _HOLD = 1.0
 
 Opener = Callable[[_context.Context], base.Source]
-# What does not depend on who asks.
-_SAID_FOR_ALL = exceptions.SourceChanged, exceptions.TransferCancelled
+
+
+def is_refusal(error: exceptions.TransferError) -> bool:
+    """Whether somebody else may have what this one cannot.
+
+    Each origin has its own way to say that one may not, or that what he has
+    shown has ended.
+    """
+    return not error.retryable and not isinstance(
+        error, exceptions.SourceChanged | exceptions.TransferCancelled
+    )
 
 
 class _Opened:
@@ -97,10 +106,9 @@ class Origin:
                 try:
                     stream = opened.source.stream(offset, length)
                 except exceptions.TransferError as exc:
-                    if last or exc.retryable or isinstance(exc, _SAID_FOR_ALL):
+                    if last or not is_refusal(exc):
                         raise
-                    # Others may still read it than who has opened it; there
-                    # are many ways to say that he may not any more.
+                    # Others may still read it than who has opened it.
                     self._drop(opened)
                     continue
                 with contextlib.closing(stream), self._noted(opened, stream):

@@ -14,6 +14,7 @@ from oslo_transfer.cache import blocks as _blocks
 from oslo_transfer.cache import hydrate
 from oslo_transfer.cache import image as _image
 from oslo_transfer.cache import opts
+from oslo_transfer.cache import origin as _origin
 from oslo_transfer.cache import store as _store
 from oslo_transfer.cache import trace as _trace
 from oslo_transfer.cache import version as _version
@@ -120,16 +121,9 @@ class Shared:
         for end in reversed(list(self.ends.values())):
             try:
                 return self._opener(end, ctx, self._version)
-            except (
-                exceptions.SourceChanged,
-                exceptions.TransferCancelled,
-            ):
-                raise
             except exceptions.TransferError as exc:
-                if exc.retryable:
+                if not _origin.is_refusal(exc):
                     raise
-                # Each origin has its own way to say that one may not, or
-                # that what he has shown has ended.
                 refused = exc
         raise refused or exceptions.TransferCancelled('nobody reads it')
 
